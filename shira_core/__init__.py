@@ -1,0 +1,1 @@
+"""Sparse High Rank Adapters: files, masks, application, fusion, comparison and training."""
