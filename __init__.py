@@ -1,0 +1,5 @@
+"""ComfyUI entry: lets this checkout be cloned into `ComfyUI/custom_nodes/`."""
+
+from .comfyui_nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

@@ -1,0 +1,136 @@
+"""Set SHiRA up on a fresh machine: `python install.py demo` or `python install.py test`.
+
+Standard library only. Both commands make their own `.venv` beside this file and touch nothing
+else. A WebUI runs this file without arguments at each start: then it installs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+TORCH = "torch==2.13.0"
+NEEDED_BYTES = 3_000_000_000
+PIP_FAILURES = {
+    "No space left on device": "the disk is full: free about 3 GB and run the same command again",
+    "Temporary failure in name resolution": "no network: connect this machine and run again",
+    "Failed to establish a new connection": "no network: connect this machine and run again",
+    "Network is unreachable": "no network: connect this machine and run again",
+    "No matching distribution": "a package has no build for this Python or the package index "
+    "cannot be reached: check the network, use Python 3.10 to 3.13 and run again",
+}
+
+
+class SetupError(Exception):
+    """Something the person at the keyboard has to put right; the message says what."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return the exit code."""
+    parser = argparse.ArgumentParser(
+        description="Set SHiRA up in its own .venv and run it.",
+        epilog="example: python install.py demo",
+    )
+    commands = parser.add_subparsers(dest="command")
+    demo = commands.add_parser("demo", help="train a style in minutes and show before and after")
+    test = commands.add_parser("test", help="run the test suite (more arguments go to pytest)")
+    for command in (demo, test):
+        command.add_argument(
+            "--torch-index-url", help="package index to take torch from, e.g. a CUDA build's"
+        )
+    options, rest = parser.parse_known_args(argv)
+    if rest and options.command != "test":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    if options.command is None:
+        print("SHiRA needs no installation here. Try: python install.py demo | test")
+        return 0
+    try:
+        return run_demo(options) if options.command == "demo" else run_tests(options, rest)
+    except SetupError as error:
+        print(f"install.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("install.py: stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Train a style from the sample pictures and write a before/after picture."""
+    python = prepare("trainer", options.torch_index_url)
+    return subprocess.call([python, "-m", "trainer_ui.demo"], cwd=ROOT)
+
+
+def run_tests(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
+    """Run the tests with everything that they need."""
+    python = prepare("dev", options.torch_index_url)
+    command = [python, "-m", "pytest", "-c", "tests/pytest.ini", "--confcutdir=tests"]
+    return subprocess.call([*command, *(pytest_arguments or ["tests"])], cwd=ROOT)
+
+
+def prepare(extra: str, torch_index_url: str | None) -> str:
+    """Make `.venv` with SHiRA and the packages of `extra`; return its Python."""
+    if sys.version_info < (3, 10):  # noqa: UP036 - the check exists for older Pythons
+        raise SetupError(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}")
+    python = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        make_venv()
+    if not has_torch(python):
+        print(f"Installing {TORCH} (the largest part; minutes on a slow line)...", flush=True)
+        index = ["--index-url", torch_index_url] if torch_index_url else []
+        pip(python, [*index, TORCH])
+    print(f"Installing SHiRA and its {extra} packages...", flush=True)
+    pip(python, ["--editable", f"{ROOT}[{extra}]"])
+    return str(python)
+
+
+def make_venv() -> None:
+    """Create `.venv`; it sees the running Python's packages if torch is one of them."""
+    free = shutil.disk_usage(ROOT).free
+    if free < NEEDED_BYTES:
+        raise SetupError(
+            f"{ROOT} has {free / 1e9:.1f} GB free and about {NEEDED_BYTES / 1e9:.0f} GB are "
+            "needed: free some space and run again"
+        )
+    torch_is_here = find_spec("torch") is not None
+    print(f"Creating {VENV}" + (" (using the installed torch)" if torch_is_here else ""))
+    try:
+        venv.create(VENV, with_pip=True, system_site_packages=torch_is_here)
+    except (OSError, subprocess.CalledProcessError) as error:
+        shutil.rmtree(VENV, ignore_errors=True)
+        raise SetupError(
+            f"cannot create {VENV}: {error}. On Debian and Ubuntu install python3-venv; "
+            "check that the folder is writable"
+        ) from error
+
+
+def has_torch(python: Path) -> bool:
+    """Tell whether `python` can import torch 2.1 or newer."""
+    check = "import torch as t; v = t.__version__.split('.'); assert (int(v[0]), int(v[1])) >= (2, 1)"
+    return subprocess.call([python, "-c", check], stderr=subprocess.DEVNULL) == 0
+
+
+def pip(python: Path, arguments: list[str]) -> None:
+    """Install with pip; turn its failure into one line that says what to do."""
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    result = subprocess.run(
+        [*command, *arguments], stderr=subprocess.PIPE, text=True, errors="replace"
+    )
+    if result.returncode == 0:
+        return
+    for sign, remedy in PIP_FAILURES.items():
+        if sign in result.stderr:
+            raise SetupError(remedy)
+    last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+    raise SetupError(f"pip failed: {last}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
