@@ -113,7 +113,10 @@ def make_venv() -> None:
 
 def has_torch(python: Path) -> bool:
     """Tell whether `python` can import torch 2.1 or newer."""
-    check = "import torch as t; v = t.__version__.split('.'); assert (int(v[0]), int(v[1])) >= (2, 1)"
+    check = (
+        "import torch; version = torch.__version__.split('.');"
+        "assert (int(version[0]), int(version[1])) >= (2, 1)"
+    )
     return subprocess.call([python, "-c", check], stderr=subprocess.DEVNULL) == 0
 
 
