@@ -1,0 +1,61 @@
+"""Fixtures of several test files: a random base with SD1.5's topology, and training pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder with SD1.5's topology and random narrow weights (64 px)."""
+    diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(32, 32, 64, 64),
+            cross_attention_dim=48,
+            attention_head_dim=8,
+        )
+        vae = diffusers.AutoencoderKL(
+            block_out_channels=(32, 32, 32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            latent_channels=4,
+            sample_size=64,
+        )
+        text = transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(
+                vocab_size=49408,
+                hidden_size=48,
+                intermediate_size=96,
+                num_hidden_layers=2,
+                num_attention_heads=12,
+                projection_dim=48,
+            )
+        )
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    )
+    for name, part in (("unet", unet), ("vae", vae), ("text_encoder", text)):
+        part.save_pretrained(folder / name)
+    scheduler.save_pretrained(folder / "scheduler")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of six 64 px pictures, each with a caption."""
+    image = pytest.importorskip("PIL.Image")
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(6):
+        picture = image.new("RGB", (64, 64), (40 * number, 120, 250 - 40 * number))
+        picture.paste((255, 255, 255), (8, 8 + 4 * number, 40, 24 + 4 * number))
+        picture.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a box number {number}", encoding="utf-8")
+    return folder

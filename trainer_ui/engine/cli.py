@@ -1,0 +1,110 @@
+"""The trainer's command line: one flag per setting, taken from the settings' own model.
+
+`shira train FLAGS` and `python -m trainer_ui.engine run CONFIG [FLAGS]` are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import typing
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union
+
+from shira_core.errors import ShiraError
+
+from .config import Config, load
+
+EXAMPLE = (
+    "example: shira train --base model.safetensors --images pictures/ --out style.shira "
+    '--trigger "my style" --mask struct --density 0.02 --steps 600'
+)
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `run CONFIG [FLAGS]`; return the exit code."""
+    parser = argparse.ArgumentParser("python -m trainer_ui.engine", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    run = commands.add_parser("run", help="train as a TOML file says", epilog=EXAMPLE)
+    run.add_argument("config", type=Path, help="TOML file of settings")
+    _add_flags(run)
+    return _train(vars(parser.parse_args(arguments)))
+
+
+def train_command(arguments: list[str]) -> int:
+    """Run `shira train`; return the exit code."""
+    parser = argparse.ArgumentParser(
+        "shira train",
+        description="Train a SHiRA adapter on a folder of pictures.",
+        epilog=EXAMPLE,
+    )
+    parser.add_argument("--config", type=Path, help="TOML file of settings; flags override it")
+    _add_flags(parser)
+    return _train(vars(parser.parse_args(arguments)))
+
+
+def _train(given: dict[str, Any]) -> int:
+    """Train with the flags that were given; one line on stderr and 1 for our errors."""
+    path = given.pop("config", None)
+    try:
+        config = load(path, given)
+        _quiet()
+        from .loop import train
+
+        train(config)
+    except ShiraError as error:
+        print(f"shira train: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("shira train: stopped at once", file=sys.stderr)
+        return INTERRUPTED
+    except ImportError as error:
+        print(f'shira train: {error}: pip install "shira[trainer]"', file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"shira train: {error}: check the path, its permissions and the free space",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _quiet() -> None:
+    """Keep the libraries' notes about themselves out of the progress."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add one flag per setting. A flag that is not given leaves no trace, so files keep theirs."""
+    for name, field in Config.model_fields.items():
+        kind: Any = _plain(field.annotation)
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": field.description}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif typing.get_origin(kind) is tuple:
+            options |= {"nargs": "+", "metavar": "TEXT"}
+        elif typing.get_origin(kind) is Literal:
+            options["choices"] = typing.get_args(kind)
+        else:
+            options["type"] = kind
+            options["metavar"] = {int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
+        if kind is not bool and field.default not in (None, "", ()) and not field.is_required():
+            options["help"] = f"{field.description} (default: {field.default})"
+        options["help"] = options["help"].replace("%", "%%")
+        parser.add_argument("--" + name.replace("_", "-"), dest=name, **options)
+
+
+def _plain(annotation: Any) -> Any:
+    """Return T for `T | None`."""
+    if typing.get_origin(annotation) in (Union, UnionType):
+        return next(kind for kind in typing.get_args(annotation) if kind is not type(None))
+    return annotation

@@ -1,0 +1,87 @@
+"""What a step trains on, as pure functions of (seed, step): noise, timesteps, order, rate, loss.
+
+Nothing here has a state, so a resumed run continues exactly where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def generator(seed: int, purpose: str, number: int) -> torch.Generator:
+    """Return a CPU generator that depends only on its arguments."""
+    key = hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+
+
+def batch_indices(seed: int, number: int, size: int, examples: int) -> list[int]:
+    """Return the examples of batch `number`: each epoch goes through all in its own order."""
+    first = number * size
+    return [_order(seed, i // examples, examples)[i % examples] for i in range(first, first + size)]
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, examples: int) -> list[int]:
+    return torch.randperm(examples, generator=generator(seed, "order", epoch)).tolist()
+
+
+def timesteps(count: int, total: int, source: torch.Generator) -> Tensor:
+    """Draw int64 (count,) timesteps, one from each `count`-th part of 0..total.
+
+    Each is uniform by itself; spread together they give the loss less variance (Variational
+    Diffusion Models, appendix I.1).
+    """
+    spread = (torch.arange(count) + torch.rand(count, generator=source)) / count
+    return (spread * total).long().clamp(max=total - 1)
+
+
+def noise_like(latents: Tensor, source: torch.Generator, offset: float = 0.0) -> Tensor:
+    """Draw float32 noise of the shape of `latents`, with an optional shift per channel."""
+    noise = torch.randn(latents.shape, generator=source)
+    if offset:
+        noise += offset * torch.randn(*latents.shape[:2], 1, 1, generator=source)
+    return noise
+
+
+def add_noise(latents: Tensor, noise: Tensor, signal: Tensor) -> Tensor:
+    """Return the noised latents; `signal` (b,) is alpha-bar of each timestep (DDPM, eq. 4)."""
+    level = signal.view(-1, 1, 1, 1)
+    return level.sqrt() * latents + (1 - level).sqrt() * noise
+
+
+def target(latents: Tensor, noise: Tensor, signal: Tensor, prediction: str) -> Tensor:
+    """Return what the model should predict: the noise, or v (Progressive Distillation, app. D)."""
+    if prediction == "epsilon":
+        return noise
+    level = signal.view(-1, 1, 1, 1)
+    return level.sqrt() * noise - (1 - level).sqrt() * latents
+
+
+def loss_weights(signal: Tensor, gamma: float, prediction: str) -> Tensor:
+    """Return the weight of each example's loss, (b,): min-SNR-gamma (min-SNR, eq. 8)."""
+    if not gamma:
+        return torch.ones_like(signal)
+    snr = signal / (1 - signal).clamp(min=1e-8)
+    scale = snr if prediction == "epsilon" else snr + 1
+    return snr.clamp(max=gamma) / scale.clamp(min=1e-8)
+
+
+def weighted_loss(output: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted mean squared error in float32."""
+    return ((output.float() - wanted).square().mean((1, 2, 3)) * weights).mean()
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int, schedule: str) -> float:
+    """Return the rate of step 0, 1, ...: linear warm-up, then cosine to 0 or constant."""
+    warmup = min(warmup, steps // 2)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if schedule == "constant":
+        return peak
+    done = (step - warmup) / max(1, steps - warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * done))
