@@ -5,7 +5,7 @@
 Per size and dtype, medians of, each on a weight that is in memory:
 - lora_fuse: W += B A at rank 64, what the paper's "LoRA-fuse" is.
 - shira_write: overwrite 2 % of the entries with finished values, the paper's "scatter_op".
-- shira_switch: `stack.set` from adapter A to adapter B, both in memory: restore A's entries, compute
+- shira_switch: `stack.set` from adapter A to B, both in memory: restore A's entries, compute
   B's values in float32, round, write.
 - torch_scatter: the same overwriting with `torch.Tensor.scatter_`, as the paper's code does it.
 - gather: reading those entries, the physical bound: one cache line per entry.
