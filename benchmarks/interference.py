@@ -1,7 +1,7 @@
 """Interference of random adapters by method and size: the setting of the SHiRA paper's Figure 4.
 
-    python benchmarks/interference.py            # about 4 minutes on two cores
-    python benchmarks/interference.py --plot     # only redraw the figure from the saved results
+    python benchmarks/interference.py            # about 6 minutes on two idle cores
+    python benchmarks/interference.py --plot     # only redraw figure and table from saved results
 
 Per size and method 50 random adapters, taken as 25 independent pairs; each pair's AWOM and AWOR
 (paper, Definitions 1 and 2), averaged. Values are N(0, 1), masks hold 1 % of the weight: with
@@ -27,6 +27,8 @@ SIZES = (128, 256, 512, 1024, 2048, 4096)
 ADAPTERS = 50
 DENSITY = 0.01
 RANK = 64
+BEGIN = "<!-- table: written by benchmarks/interference.py -->"
+END = "<!-- end of table -->"
 
 Figures = tuple[float, float]  # AWOM, AWOR
 Pair = Callable[[int, torch.Generator], Figures]
@@ -191,11 +193,24 @@ def plot(results: dict, path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
+def write_table(results: dict, page: Path) -> None:
+    """Replace the table in docs/interference.md, AWOM and AWOR by method and size."""
+    sizes = list(results["methods"]["dense"])
+    lines = ["| AWOM, AWOR | " + " | ".join(sizes) + " |", "|---" + "|---:" * len(sizes) + "|"]
+    for key, (label, _) in METHODS.items():
+        rows = results["methods"][key].values()
+        cells = [f"{row['awom']:.3g}, {row['awor']:.1%}" for row in rows]
+        lines.append("| " + " | ".join([label, *cells]) + " |")
+    before, _, rest = page.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    page.write_text("\n".join([before + BEGIN, *lines, END + after]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=ADAPTERS // 2)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--plot", action="store_true", help="only redraw the figure")
+    parser.add_argument("--plot", action="store_true", help="only redraw from saved results")
     args = parser.parse_args()
     picture = DOCS / "images" / "interference.png"
     if not args.plot:
@@ -208,7 +223,9 @@ def main() -> None:
                     flush=True,
                 )
         save_results("interference", {"pairs": args.pairs, "density": DENSITY, "methods": methods})
-    plot(read_results("interference"), picture)
+    results = read_results("interference")
+    plot(results, picture)
+    write_table(results, DOCS / "interference.md")
 
 
 if __name__ == "__main__":

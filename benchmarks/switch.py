@@ -24,7 +24,7 @@ import json
 import math
 import resource
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,9 @@ def measure_shira(unet: nn.Module, repeats: int, density: float | None) -> Times
             held.pop().remove()
 
     times: Times = {"entries": a.entries}
-    times["load_active_ms"] = alternate(drop, lambda: active(a), repeats)
-    times["restore_ms"] = alternate(lambda: active(a), drop, repeats)
+    times["load_active_ms"] = median_of_setup_ms(drop, lambda: active(a), repeats)
+    drop()
+    times["restore_ms"] = median_of_setup_ms(lambda: active(a), drop, repeats)
     times["changed_after_restore"] = differing(unet, before)
     active(a)
     stack = held[-1]
@@ -124,14 +125,9 @@ def measure_shira(unet: nn.Module, repeats: int, density: float | None) -> Times
         path = Path(folder) / "a.shira"
         a.save(path)
         times["file_bytes"] = path.stat().st_size
-        times["cold_ms"] = alternate(drop, lambda: active(shira.load(path)), repeats)
+        times["cold_ms"] = median_of_setup_ms(drop, lambda: active(shira.load(path)), repeats)
         drop()
     return times
-
-
-def alternate(setup: Callable[[], Any], action: Callable[[], Any], repeats: int) -> float:
-    """Median of `action` after `setup`, undoing the last action at the end where setup does."""
-    return median_of_setup_ms(setup, action, repeats)
 
 
 def measure_lora(unet: nn.Module, repeats: int) -> Times:
