@@ -1,0 +1,106 @@
+"""Pictures that show what the adapter does: the base above, the adapter below, same noise."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from shira_core.file.atomic import atomic_write
+
+from .base import Base
+from .config import Config
+from .data import join
+from .objective import generator
+
+MARGIN, LABEL = 8, 22
+THUMBNAIL_SIDE, THUMBNAIL_BYTES = 256, 60_000
+
+
+def prompts(config: Config, training: list[str]) -> list[str]:
+    """Return the prompts to draw: the given ones with the trigger, else some of the training."""
+    given = [join(config.trigger, prompt) for prompt in config.sample_prompts]
+    return list(dict.fromkeys(given or training))[: config.sample_count]
+
+
+@torch.no_grad()
+def draw(base: Base, config: Config, texts: list[str], resolution: int) -> list[Image.Image]:
+    """Draw one picture per prompt with the UNet as it is now, on fixed noise."""
+    device = next(base.unet.parameters()).device
+    scheduler = _scheduler(base.scheduler)
+    scheduler.set_timesteps(config.sample_steps, device=device)
+    side = resolution // base.factor
+    seeds = (config.sample_seed + i for i in range(len(texts)))
+    noise = [torch.randn(4, side, side, generator=generator(s, "sample", 0)) for s in seeds]
+    latents = torch.stack(noise).to(device) * scheduler.init_noise_sigma
+    context = base.encode_text([*[config.sample_negative] * len(texts), *texts])
+    for time in scheduler.timesteps:
+        inputs = scheduler.scale_model_input(torch.cat([latents, latents]), time)
+        without, towards = base.unet(inputs, time, context).sample.float().chunk(2)
+        output = without + config.sample_guidance * (towards - without)
+        latents = scheduler.step(output, time, latents).prev_sample
+    scale = float(base.vae.config.scaling_factor)
+    return [_picture(base.vae.decode(row[None] / scale).sample[0]) for row in latents]
+
+
+def _scheduler(config: Mapping[str, Any]) -> Any:
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    if config.get("rescale_betas_zero_snr"):
+        return DDIMScheduler.from_config({**config, "timestep_spacing": "trailing"})
+    return DPMSolverMultistepScheduler.from_config(dict(config))
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return Image.fromarray(array.permute(1, 2, 0).cpu().numpy())
+
+
+def grid(rows: list[tuple[str, list[Image.Image]]], texts: list[str]) -> Image.Image:
+    """Lay rows of pictures out, each with its label, the prompts at the top."""
+    tile = max(128, rows[0][1][0].width)
+    width = MARGIN + len(texts) * (tile + MARGIN)
+    canvas = Image.new("RGB", (width, LABEL + len(rows) * (LABEL + tile + MARGIN)), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
+    for column, text in enumerate(texts):
+        left = MARGIN + column * (tile + MARGIN)
+        pen.text((left, 4), _shorten(text, tile, font), fill="black", font=font)
+    for row, (label, pictures) in enumerate(rows):
+        top = LABEL + row * (LABEL + tile + MARGIN)
+        pen.text((MARGIN, top + 4), label, fill="black", font=font)
+        for column, picture in enumerate(pictures):
+            place = (MARGIN + column * (tile + MARGIN), top + LABEL)
+            canvas.paste(picture.resize((tile, tile), Image.Resampling.LANCZOS), place)
+    return canvas
+
+
+def _shorten(text: str, width: int, font: Any) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a PNG atomically."""
+    with atomic_write(path, overwrite=True) as target:
+        picture.save(target, format="PNG")
+
+
+def thumbnail(picture: Image.Image) -> str:
+    """Return a picture as a small JPEG data URL for `modelspec.thumbnail`."""
+    small = picture.convert("RGB")
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    for quality in (90, 75, 50, 25):
+        buffer = io.BytesIO()
+        small.save(buffer, format="JPEG", quality=quality)
+        if buffer.tell() <= THUMBNAIL_BYTES:
+            break
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

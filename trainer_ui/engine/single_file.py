@@ -1,0 +1,175 @@
+"""Open an SD1.5 checkpoint with original names: configs from its shapes, weights by name.
+
+No network and no stored configs: SD1.5's topology is fixed, its widths are read from the shapes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from shira_core.mask import Shape
+
+from .errors import BaseInvalid
+
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+TEXT = "cond_stage_model.transformer."
+SCHEDULER: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "prediction_type": "epsilon",
+}
+_VAE_NAMES = (
+    (r"down_blocks\.(\d)\.resnets", r"down.\1.block"),
+    (r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
+    (r"up_blocks\.(\d)", lambda m: f"up.{3 - int(m[1])}"),
+    (r"(up\.\d)\.resnets", r"\1.block"),
+    (r"(up\.\d)\.upsamplers\.0", r"\1.upsample"),
+    (r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}"),
+    (r"mid_block\.attentions\.0\.group_norm", "mid.attn_1.norm"),
+    (r"mid_block\.attentions\.0\.to_out\.0", "mid.attn_1.proj_out"),
+    (r"mid_block\.attentions\.0\.to_", "mid.attn_1."),
+    ("conv_shortcut", "nin_shortcut"),
+    ("conv_norm_out", "norm_out"),
+)
+
+
+class Checkpoint:
+    """An open `.safetensors` checkpoint: shapes at once, tensors when read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = safe_open(path, framework="pt")
+            self.shapes: Mapping[str, Shape] = {
+                name: tuple(self._file.get_slice(name).get_shape())
+                for name in list(self._file.keys())
+            }
+        except (SafetensorError, OSError) as error:
+            raise BaseInvalid(
+                f"base {path} is not a readable safetensors file ({error}): it may be cut off, "
+                "download or copy it again"
+            ) from None
+        self.metadata: Mapping[str, str] = self._file.metadata() or {}
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor as contiguous float32."""
+        return self._file.get_tensor(name).float().contiguous()
+
+    def shape(self, name: str) -> Shape:
+        if name not in self.shapes:
+            raise BaseInvalid(
+                f"base {self.path} has no weight {name}: it is not a whole SD1.5 model"
+            )
+        return self.shapes[name]
+
+
+def scheduler_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return SD's scheduler; v-prediction and zero terminal SNR as the file's marks say."""
+    declared = checkpoint.metadata.get("modelspec.prediction_type", "")
+    v = "v_pred" in checkpoint.shapes or declared.startswith("v")
+    return {
+        **SCHEDULER,
+        "prediction_type": "v_prediction" if v else "epsilon",
+        "rescale_betas_zero_snr": "ztsnr" in checkpoint.shapes,
+    }
+
+
+def unet(checkpoint: Checkpoint, names: Callable[[nn.Module], Mapping[str, str]]) -> nn.Module:
+    """Return the UNet; `names` maps its parameters to original names."""
+    blocks = [f"{UNET}input_blocks.{i}.0.in_layers.2.weight" for i in (1, 4, 7, 10)]
+    context = checkpoint.shape(f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+    with torch.device("meta"):
+        module = UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=tuple(checkpoint.shape(name)[0] for name in blocks),
+            cross_attention_dim=context[1],
+            attention_head_dim=8,
+        )
+    return _fill(module, checkpoint, names(module))
+
+
+def vae(checkpoint: Checkpoint) -> nn.Module:
+    """Return the picture autoencoder."""
+    blocks = [f"{VAE}encoder.down.{i}.block.0.conv1.weight" for i in range(4)]
+    with torch.device("meta"):
+        module = AutoencoderKL(
+            block_out_channels=tuple(checkpoint.shape(name)[0] for name in blocks),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            latent_channels=4,
+            sample_size=512,
+            scaling_factor=0.18215,
+        )
+    return _fill(module, checkpoint, {name: vae_name(name) for name in module.state_dict()})
+
+
+def text_encoder(checkpoint: Checkpoint) -> nn.Module:
+    """Return CLIP's text model; also from files whose names lack `text_model.`."""
+    prefix = TEXT + "text_model."
+    if not any(name.startswith(prefix) for name in checkpoint.shapes):
+        prefix = TEXT
+    rows, width = checkpoint.shape(f"{prefix}embeddings.token_embedding.weight")
+    layers = {
+        m[1] for name in checkpoint.shapes if (m := re.match(prefix + r".*layers\.(\d+)\.", name))
+    }
+    module = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=rows,
+            hidden_size=width,
+            intermediate_size=checkpoint.shape(f"{prefix}encoder.layers.0.mlp.fc1.weight")[0],
+            num_hidden_layers=len(layers),
+            num_attention_heads=12,
+            projection_dim=width,
+        )
+    )
+    own = [name for name in module.state_dict() if not name.endswith("position_ids")]
+    return _fill(module, checkpoint, {n: prefix + n.removeprefix("text_model.") for n in own})
+
+
+def vae_name(name: str) -> str:
+    """Return the original name of a weight of diffusers' AutoencoderKL."""
+    for pattern, replacement in _VAE_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return VAE + name.replace("down_blocks", "down")
+
+
+def _fill(module: nn.Module, checkpoint: Checkpoint, names: Mapping[str, str]) -> nn.Module:
+    """Load every named weight; a 1x1 convolution fits a Linear of the same size."""
+    wanted = module.state_dict()
+    weights = {}
+    for name, original in names.items():
+        shape = checkpoint.shape(original)
+        if not _same(shape, wanted[name].shape):
+            raise BaseInvalid(
+                f"base {checkpoint.path}: {original} is {_text(shape)} and SD1.5 needs "
+                f"{_text(wanted[name].shape)}: give an SD1.5 checkpoint"
+            )
+        weights[name] = checkpoint.read(original).reshape(wanted[name].shape)
+    missing = set(wanted) - set(weights) - {n for n in wanted if n.endswith("position_ids")}
+    if missing:
+        raise BaseInvalid(f"base {checkpoint.path}: no weight for {min(missing)}")
+    module.load_state_dict(weights, strict=False, assign=True)
+    return module
+
+
+def _same(a: Iterable[int], b: Iterable[int]) -> bool:
+    return [n for n in a if n != 1] == [n for n in b if n != 1]
+
+
+def _text(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))
