@@ -11,8 +11,9 @@ from common import DOCS, RESULTS, read_results
 
 Rows = list[list[str]]
 METHODS = {
-    "shira": "SHiRA, 2 %",
-    "shira-equal": "SHiRA, LoRA's number of parameters",
+    "shira": "SHiRA, 2 %, random entries",
+    "shira-struct": "SHiRA-Struct, 2 %, rows and diagonal",
+    "shira-equal": "SHiRA, LoRA's number of parameters, random entries",
     "lora": "diffusers + PEFT LoRA, r = 64",
     "peft-shira": "PEFT SHiRA, LoRA's number of parameters",
 }

@@ -4,10 +4,11 @@
     python benchmarks/switch.py --repeats 3     # a quick look
 
 The UNet has SD1.5's shapes and random weights; adapters are random. Every method changes the same
-modules: all Linear weights of the transformer blocks (attention and feed-forward, 160 weights), the
+modules: all Linear weights of the transformer blocks (attention and feed-forward), the
 ones that diffusers' LoRA and PEFT's SHiRA can both cover. LoRA has rank 64. `shira` trains 2 % of
 each weight, as the paper does. `shira-equal` and `peft-shira` have exactly LoRA's number of
-parameters, 64 * (inputs + outputs) per weight: 4 % to 40 %.
+parameters, 64 * (inputs + outputs) per weight: 4 % to 40 %. Entries are random, the worst case for memory,
+except in `shira-struct`: 2 % of the rows and the diagonal.
 
 - warm switch: adapter A is active, both are in memory; then B is active.
 - alpha: the active adapter's strength changes.
@@ -37,7 +38,7 @@ DENSITY = 0.02
 LORA_FILE = "lora.safetensors"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-METHODS = ("shira", "shira-equal", "lora", "peft-shira", "limits")
+METHODS = ("shira", "shira-struct", "shira-equal", "lora", "peft-shira", "limits")
 Times = dict[str, Any]
 
 
@@ -56,7 +57,7 @@ def targets(unet: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
             yield name, module
 
 
-def random_adapter(unet: nn.Module, seed: int, density: float | None) -> Any:
+def random_adapter(unet: nn.Module, seed: int, density: float | None, rows: bool = False) -> Any:
     """Return a SHiRA adapter: `density` of every target, or the entries of LoRA at rank 64."""
     from shira_core.adapter import Adapter, Header, MemoryWeights
     from shira_core.mask import Mask, SparseDelta
@@ -66,11 +67,23 @@ def random_adapter(unet: nn.Module, seed: int, density: float | None) -> Any:
     for name, module in targets(unet):
         shape = tuple(module.weight.shape)
         total = math.prod(shape)
-        count = RANK * sum(shape) if density is None else int(total * density)
-        positions = torch.randperm(total, generator=generator)[:count].sort().values
-        values = torch.randn(count, generator=generator).mul_(0.01).half()
+        if rows:
+            positions = row_positions(shape, seed)
+        else:
+            count = RANK * sum(shape) if density is None else int(total * density)
+            positions = torch.randperm(total, generator=generator)[:count].sort().values
+        values = torch.randn(positions.numel(), generator=generator).mul_(0.01).half()
         weights[f"{name}.weight"] = SparseDelta(Mask(shape, positions), values)
     return Adapter(Header(), weights)
+
+
+def row_positions(shape: tuple[int, int], shift: int) -> Tensor:
+    """Return the entries of every 50th row from row `shift` on, and of the diagonal."""
+    cells = torch.zeros(shape, dtype=torch.bool)
+    cells[shift :: round(1 / DENSITY)] = True
+    diagonal = torch.arange(min(shape))
+    cells[diagonal, diagonal] = True
+    return cells.flatten().nonzero().flatten()
 
 
 def fingerprint(unet: nn.Module) -> dict[str, Tensor]:
@@ -83,11 +96,13 @@ def differing(unet: nn.Module, before: dict[str, Tensor]) -> int:
     return sum(int((module.weight != before[name]).sum()) for name, module in targets(unet))
 
 
-def measure_shira(unet: nn.Module, repeats: int, density: float | None) -> Times:
+def measure_shira(
+    unet: nn.Module, repeats: int, density: float | None, rows: bool = False
+) -> Times:
     """Time `shira_core.apply` on a module."""
     import shira_core as shira
 
-    a, b = (random_adapter(unet, seed, density) for seed in (1, 2))
+    a, b = (random_adapter(unet, seed, density, rows) for seed in (1, 2))
     before = fingerprint(unet)
     held: list[Any] = []
 
@@ -302,7 +317,8 @@ def measure(method: str, dtype: str, repeats: int) -> Times:
     unet.requires_grad_(False)
     gc.collect()
     if method.startswith("shira"):
-        times = measure_shira(unet, repeats, DENSITY if method == "shira" else None)
+        density = None if method == "shira-equal" else DENSITY
+        times = measure_shira(unet, repeats, density, rows=method == "shira-struct")
     else:
         action = {
             "lora": measure_lora,
@@ -316,7 +332,7 @@ def measure(method: str, dtype: str, repeats: int) -> Times:
 
 def ratios(results: dict[str, Times]) -> dict[str, float]:
     """Return how many times faster ours is than diffusers' LoRA and PEFT's SHiRA."""
-    ours, equal = results["shira"], results["shira-equal"]
+    ours, struct, equal = (results[f"shira{kind}"] for kind in ("", "-struct", "-equal"))
     lora, peft = results["lora"], results["peft-shira"]
     return {
         "switch over LoRA fuse": lora["load_active_ms"] / ours["switch_ms"],
@@ -324,6 +340,9 @@ def ratios(results: dict[str, Times]) -> dict[str, float]:
         "alpha over LoRA unfuse + fuse": lora["alpha_ms"] / ours["alpha_ms"],
         "cold over LoRA load + fuse": lora["cold_ms"] / ours["cold_ms"],
         "restore over LoRA unfuse": lora["restore_ms"] / ours["restore_ms"],
+        "Struct: switch over LoRA fuse": lora["load_active_ms"] / struct["switch_ms"],
+        "Struct: cold over LoRA load + fuse": lora["cold_ms"] / struct["cold_ms"],
+        "Struct: restore over LoRA unfuse": lora["restore_ms"] / struct["restore_ms"],
         "equal parameters: switch over LoRA fuse": lora["load_active_ms"] / equal["switch_ms"],
         "equal parameters: restore over LoRA unfuse": lora["restore_ms"] / equal["restore_ms"],
         "equal parameters: switch over PEFT SHiRA": peft["switch_ms"] / equal["switch_ms"],
