@@ -7,8 +7,8 @@ The UNet has SD1.5's shapes and random weights; adapters are random. Every metho
 modules: all Linear weights of the transformer blocks (attention and feed-forward), the
 ones that diffusers' LoRA and PEFT's SHiRA can both cover. LoRA has rank 64. `shira` trains 2 % of
 each weight, as the paper does. `shira-equal` and `peft-shira` have exactly LoRA's number of
-parameters, 64 * (inputs + outputs) per weight: 4 % to 40 %. Entries are random, the worst case for memory,
-except in `shira-struct`: 2 % of the rows and the diagonal.
+parameters, 64 * (inputs + outputs) per weight: 4 % to 40 %. Entries are random, the
+worst case for memory, except in `shira-struct`: 2 % of the rows and the diagonal.
 
 - warm switch: adapter A is active, both are in memory; then B is active.
 - alpha: the active adapter's strength changes.
