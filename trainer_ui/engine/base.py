@@ -26,9 +26,10 @@ ONLY = "this trainer trains SD1.5-architecture models: give one of those as base
 class Base:
     """An opened base: float32 modules in evaluation mode on the CPU, and who it is."""
 
-    unet: nn.Module
-    vae: nn.Module
-    text_encoder: nn.Module
+    # diffusers' and transformers' classes, whose stubs mypy cannot follow.
+    unet: Any
+    vae: Any
+    text_encoder: Any
     tokenizer: Tokenizer
     scheduler: Mapping[str, Any]
     name: str

@@ -94,7 +94,8 @@ class _Run:
                     self._train_step(run, optimizer, signal)
                     self._after_step(run, optimizer, stop.asked)
             if self.step < config.steps:
-                return self._stopped()
+                self._stopped()
+                return None
             if not self.samples:
                 self._sample()
             return self._finish(run)

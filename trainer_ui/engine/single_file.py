@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -20,6 +20,7 @@ from shira_core.mask import Shape
 
 from .errors import BaseInvalid
 
+Module = TypeVar("Module", bound=nn.Module)
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 TEXT = "cond_stage_model.transformer."
 SCHEDULER: dict[str, Any] = {
@@ -118,7 +119,7 @@ def vae(checkpoint: Checkpoint) -> nn.Module:
     return _fill(module, checkpoint, {name: vae_name(name) for name in module.state_dict()})
 
 
-def text_encoder(checkpoint: Checkpoint) -> nn.Module:
+def text_encoder(checkpoint: Checkpoint) -> CLIPTextModel:
     """Return CLIP's text model; also from files whose names lack `text_model.`."""
     prefix = TEXT + "text_model."
     if not any(name.startswith(prefix) for name in checkpoint.shapes):
@@ -148,7 +149,7 @@ def vae_name(name: str) -> str:
     return VAE + name.replace("down_blocks", "down")
 
 
-def _fill(module: nn.Module, checkpoint: Checkpoint, names: Mapping[str, str]) -> nn.Module:
+def _fill(module: Module, checkpoint: Checkpoint, names: Mapping[str, str]) -> Module:
     """Load every named weight; a 1x1 convolution fits a Linear of the same size."""
     wanted = module.state_dict()
     weights = {}
