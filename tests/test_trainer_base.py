@@ -16,7 +16,7 @@ from trainer_ui.engine import single_file
 from trainer_ui.engine.base import Base, open_base
 from trainer_ui.engine.errors import BaseInvalid
 from trainer_ui.engine.names import original_names
-from trainer_ui.engine.tokenizer import EmbeddedTokenizer
+from trainer_ui.engine.tokenizer import EmbeddedTokenizer, FolderTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,22 @@ def test_embedded_tokenizer_is_clips() -> None:
     assert rows[1, 0] == 49406
     assert (rows[1, 1:] == 49407).all()
     assert rows[2, -2:].tolist() == [2368, 49407]
+
+
+def test_a_folders_own_tokenizer_is_used(tmp_path: Path) -> None:
+    """A reduced vocabulary in the older layout: vocab.json and merges.txt."""
+    tokens = ["a</w>", "c", "a", "t</w>", "ca", "cat</w>", "<|startoftext|>", "<|endoftext|>"]
+    special = {f"{kind}_token": "<|endoftext|>" for kind in ("eos", "unk", "pad")}
+    settings = {"tokenizer_class": "CLIPTokenizer", "bos_token": "<|startoftext|>", **special}
+    (tmp_path / "vocab.json").write_text(json.dumps({t: n for n, t in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = FolderTokenizer(tmp_path)
+    rows = tokenizer(["A cat", "a " * 90])
+    assert rows.shape == (2, 77)
+    assert rows[0, :5].tolist() == [6, 0, 5, 7, 7]
+    assert rows[1, -2:].tolist() == [0, 7]
+    assert tokenizer.count("a " * 90) == 90
 
 
 def single(folder: Path, *names: str, shape: tuple[int, ...] = (4, 4)) -> Path:
