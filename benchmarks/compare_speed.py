@@ -21,7 +21,7 @@ import torch
 from common import in_own_process, save_results
 
 from shira_core.adapter import Adapter, Header
-from shira_core.compare import compare
+from shira_core.interference import compare
 from shira_core.mask import Mask, Shape, SparseDelta
 
 DENSITY = 0.02

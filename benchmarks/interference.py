@@ -20,7 +20,7 @@ import torch
 from common import DOCS, read_results, save_results
 from torch import Tensor
 
-from shira_core.compare import compare_deltas
+from shira_core.interference import compare_deltas
 from shira_core.mask import Mask, SparseDelta
 
 SIZES = (128, 256, 512, 1024, 2048, 4096)

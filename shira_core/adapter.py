@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
+from .header import FORMAT_VERSION, Header
 from .mask import Shape, SparseDelta
 
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a person or a host wants to know before it reads a single weight.
-
-    architecture: "sd15", "sdxl", "sd15-compact", ... or "unknown" (see `names.detect`).
-    base: name of the base model; base_sha256: hash of its file, lower-case hex, or "".
-    prediction_type: "epsilon", "v_prediction" or "".
-    mask, density, seed: how the entries were chosen.
-    triggers: words that a prompt needs to call the style.
-    training: summary of the training run (steps, learning rate, pictures...), JSON values.
-    extra: other metadata of the file, kept as it is ("modelspec.*", "ss_*", previews...).
-    """
-
-    architecture: str = "unknown"
-    base: str = ""
-    base_sha256: str = ""
-    prediction_type: str = ""
-    mask: str = ""
-    density: float | None = None
-    seed: int | None = None
-    triggers: tuple[str, ...] = ()
-    title: str = ""
-    author: str = ""
-    description: str = ""
-    license: str = ""
-    tags: tuple[str, ...] = ()
-    training: Mapping[str, Any] = field(default_factory=dict)
-    extra: Mapping[str, str] = field(default_factory=dict)
-    version: int = FORMAT_VERSION
+__all__ = ["FORMAT_VERSION", "Adapter", "Header", "MemoryWeights", "Weights"]
 
 
 class Weights(Protocol):

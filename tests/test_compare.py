@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shira_core.adapter import Adapter, Header, MemoryWeights
-from shira_core.compare import compare
+from shira_core.interference import compare
 from shira_core.errors import ShapeMismatch
 from shira_core.mask import Mask, SparseDelta
 
@@ -153,7 +153,7 @@ def test_shapes_that_differ_are_named():
 
 MEMORY_OF_THE_WIDEST_SDXL_WEIGHT = """
 import resource, torch
-from shira_core.compare import compare_deltas
+from shira_core.interference import compare_deltas
 from shira_core.mask import Mask, SparseDelta
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

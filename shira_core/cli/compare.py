@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..adapter import Adapter
-from ..compare import Report, compare
+from ..interference import Report, compare
 from ..errors import FileExists, InvalidValue, MissingDependency
 
 Pairs = dict[tuple[int, int], Report]

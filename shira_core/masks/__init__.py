@@ -75,7 +75,7 @@ def build(
 def _find(name: str, options: Mapping[str, Any]) -> Callable[..., Mask]:
     if name not in REGISTRY:
         raise InvalidValue(f"mask {name!r} is unknown: choose one of {', '.join(names())}")
-    known = [option for option in inspect.signature(REGISTRY[name]).parameters][1:]
+    known = list(inspect.signature(REGISTRY[name]).parameters)[1:]
     for option in options:
         if option not in known:
             raise InvalidValue(

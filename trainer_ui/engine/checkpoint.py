@@ -18,7 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from shira_core.errors import FileInvalid
-from shira_core.file.atomic import atomic_write
+from shira_core.atomic import atomic_write
 
 from .errors import ConfigInvalid
 

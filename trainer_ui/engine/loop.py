@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from shira_core.errors import FileExists
-from shira_core.file.atomic import atomic_write
+from shira_core.atomic import atomic_write
 
 from . import base as bases
 from . import cache as caches

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from shira_core.file.atomic import atomic_write
+from shira_core.atomic import atomic_write
 
 from .base import Base
 from .config import Config

@@ -1,0 +1,61 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import FileExists, ShiraError, WriteFailed
+
+_NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise FileExists when `path` is there and must stay; call it before long work too."""
+    if path.exists() and not overwrite:
+        raise FileExists(f"{path} exists: choose another name or add --overwrite (overwrite=True)")
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`.
+
+    On any exception, Ctrl-C included, the temporary file is removed and `path` is as it was.
+    Raises FileExists, and WriteFailed for what the operating system refuses (no space, rights).
+    """
+    target = Path(path)
+    refuse_existing(target, overwrite)
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    try:
+        yield temporary
+        _sync(temporary, os.O_RDWR)
+        refuse_existing(target, overwrite)
+        os.replace(temporary, target)
+        with contextlib.suppress(OSError):  # folders cannot be synced everywhere
+            _sync(target.parent, os.O_RDONLY)
+    except ShiraError:
+        raise
+    except OSError as error:
+        raise _explained(error, target) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _explained(error: OSError, target: Path) -> WriteFailed:
+    if error.errno in _NO_SPACE:
+        return WriteFailed(f"no space left for {target}: free some and try again; nothing changed")
+    reason = error.strerror or str(error)
+    return WriteFailed(f"cannot write {target}: {reason}; nothing changed")

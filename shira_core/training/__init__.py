@@ -1,0 +1,23 @@
+"""Sparse fine-tuning of any nn.Module (SHiRA, section 3): an ordinary loop gives an adapter.
+
+    import torch
+    import shira_core as shira
+
+    with shira.training.finetune(model, mask="wm", density=0.02) as run:
+        optimizer = torch.optim.AdamW(run.parameters(), lr=1e-3)
+        for inputs, targets in loader:
+            loss = loss_fn(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        run.adapter(base="my-model").save("mine.shira")
+
+There is no adapter branch in the forward pass: the weights themselves move, and are the base's
+again, bit for bit, when the block ends.
+"""
+
+from .calibrate import calibrate
+from .context import finetune
+from .run import Run
+
+__all__ = ["Run", "calibrate", "finetune"]
