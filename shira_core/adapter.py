@@ -38,6 +38,10 @@ class Weights(Protocol):
         """Read one delta, decoding its positions on `device`."""
         ...
 
+    def origin(self, name: str) -> str:
+        """Checkpoint name of a weight: what alphas per component and block are looked up by."""
+        ...
+
 
 class MemoryWeights(dict[str, SparseDelta]):
     """Deltas held in memory."""
@@ -50,6 +54,9 @@ class MemoryWeights(dict[str, SparseDelta]):
 
     def read(self, name: str, device: torch.device | str = "cpu") -> SparseDelta:
         return self[name].to(device)
+
+    def origin(self, name: str) -> str:
+        return name
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from .. import masks as mask_functions
 from ..errors import InvalidValue, ShapeMismatch, WeightMissing
 from ..mask import Mask
 from . import dora as decomposition
-from . import entries
+from .. import entries
 from .run import Choice, Names, Run
 from .select import Chosen, Layers, choose
 from .site import Site, wide

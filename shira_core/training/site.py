@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..mask import Mask
-from . import dora, entries
+from .. import entries
+from . import dora
 
 
 @dataclass(frozen=True)

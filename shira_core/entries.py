@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import InvalidValue
+from .errors import InvalidValue
 
 
 def read(tensor: Tensor, positions: Tensor) -> Tensor:
