@@ -63,7 +63,7 @@ def read_header(path: str | Path) -> Container:
 
 
 def _refuse_pickle(path: Path, start: bytes) -> None:
-    if start[:2] == b"PK" or start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
+    if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
         raise FileInvalid(
             f"{path} is a PyTorch pickle, which can run code when opened and is never loaded "
             "here: get or convert it as .safetensors"
@@ -103,7 +103,9 @@ def _tensor(path: Path, name: str, entry: Any) -> TensorInfo:
             return TensorInfo(dtype, shape, begin, end)
     except (KeyError, TypeError, ValueError):
         pass
-    raise FileInvalid(f"{path} describes {name!r} wrongly (dtype, shape or offsets): fetch it again")
+    raise FileInvalid(
+        f"{path} describes {name!r} wrongly (dtype, shape or offsets): fetch it again"
+    )
 
 
 def _check_cover(path: Path, tensors: dict[str, TensorInfo], data_bytes: int) -> None:

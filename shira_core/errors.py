@@ -36,5 +36,9 @@ class InvalidValue(ShiraError, ValueError):
     """An argument (mask name, density, alpha, dtype...) is not usable."""
 
 
+class OutOfMemory(ShiraError):
+    """The device has too little free memory; nothing was changed."""
+
+
 class MissingDependency(ShiraError):
     """An optional package is needed for this function."""

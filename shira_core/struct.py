@@ -17,7 +17,9 @@ def count_of(shape: Shape, struct: Struct) -> int:
     cells = rows * inputs + columns * outputs - rows * columns
     if struct.diagonal:
         size = min(outputs, inputs)
-        covered = torch.cat([struct.rows[struct.rows < size], struct.columns[struct.columns < size]])
+        covered = torch.cat(
+            [struct.rows[struct.rows < size], struct.columns[struct.columns < size]]
+        )
         cells += size - len(covered.unique())
     return cells * taps
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..adapter import Adapter
-from ..interference import Report, compare
 from ..errors import FileExists, InvalidValue, MissingDependency
+from ..interference import Report, compare
 
 Pairs = dict[tuple[int, int], Report]
 

@@ -1,0 +1,38 @@
+"""`shira mix`: make one adapter of several."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .common import STACK_HELP, command, read_stack, size
+
+
+def add(subparsers: Any) -> None:
+    """Register the command."""
+    parser = command(
+        subparsers,
+        "mix",
+        "add several adapters up into one",
+        "Write one adapter that changes a model as all the given ones together do.",
+        "shira mix ink.shira:0.8 neon.shira:0.5 -o inkneon.shira",
+    )
+    parser.add_argument("adapters", nargs="+", metavar="ADAPTER", help=STACK_HELP)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="file to write (.shira)")
+    parser.add_argument("--mode", default="sum", help="how common entries join: sum (the paper's)")
+    parser.add_argument("--title", default="", help="title in the file")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Mix and write."""
+    from ..atomic import refuse_existing
+    from ..mixing import mix
+
+    refuse_existing(args.out, args.overwrite)
+    mixed = mix(read_stack(args.adapters), args.mode, title=args.title or args.out.stem)
+    out = mixed.save(args.out, overwrite=args.overwrite)
+    print(f"wrote {out} ({size(out.stat().st_size)}, {mixed.entries:,} entries)")
+    return 0

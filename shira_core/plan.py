@@ -1,0 +1,142 @@
+"""What a stack of adapters writes into one weight: W' = W + sum(alpha_i * delta_i).
+
+The sum runs in float32 (float64 for float64 weights) and is rounded once (SHiRA, section 3). Its
+order depends on the addends alone, so the order of the adapters never changes a bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import entries
+from .adapter import Adapter
+from .alpha import Alpha, as_alpha
+from .errors import InvalidValue
+
+Entries = Sequence[tuple[Adapter, "Alpha | float"]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An adapter and its alpha in a stack."""
+
+    adapter: Adapter
+    alpha: Alpha
+
+
+@dataclass(frozen=True)
+class Part:
+    """One adapter's share of a plan.
+
+    source: index of the adapter in the stack. values: (entries,) its delta.
+    places: int64 (entries,) where in the plan's positions its entries lie; None: they are all.
+    """
+
+    source: int
+    values: Tensor
+    places: Tensor | None
+
+    def key(self, alpha: float) -> tuple[float, bytes, bytes]:
+        """Return what the order of addends goes by: equal keys belong to equal addends."""
+        return alpha, _digest(self.values), b"" if self.places is None else _digest(self.places)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The entries that a stack will write into one weight.
+
+    positions: int64 (entries,), sorted: the union of all adapters' entries.
+    """
+
+    name: str
+    positions: Tensor
+    parts: tuple[Part, ...]
+
+    def total(self, alphas: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return sum(alpha * delta) at every position, (entries,), summed in `dtype`."""
+        active = [(part, alphas[part.source]) for part in self.parts if alphas[part.source]]
+        if len(active) == 1 and active[0][0].places is None:
+            part, alpha = active[0]
+            return part.values.to(dtype) * alpha
+        if len(active) > 2:  # the sum of two addends does not depend on their order
+            active = sorted(active, key=lambda item: item[0].key(item[1]))
+        total = torch.zeros(len(self.positions), dtype=dtype, device=self.positions.device)
+        for part, alpha in active:
+            addend = part.values.to(dtype) * alpha
+            total.index_add_(0, part.places, addend) if part.places is not None else total.add_(
+                addend
+            )
+        return total
+
+    def bind(self, weight: Tensor) -> Plan:
+        """Return the plan for a weight, which holds its own values now."""
+        original = entries.read(weight, self.positions.to(weight.device))
+        return Plan(self.name, self.positions, self.parts, original)
+
+
+@dataclass(frozen=True)
+class Plan(Draft):
+    """A draft with what the weight held before.
+
+    original: (entries,) in the weight's dtype.
+    """
+
+    original: Tensor
+
+    def values(self, alphas: Sequence[float]) -> Tensor:
+        """Return (entries,) what the weight holds with these alphas, by source, in its dtype.
+
+        Raises InvalidValue when a value leaves the range of the dtype.
+        """
+        if not any(alphas[part.source] for part in self.parts):
+            return self.original
+        dtype = self.original.dtype
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        result = self.total(alphas, wide).to(self.original.device).add_(self.original.to(wide))
+        limit = torch.finfo(dtype).max
+        if not bool(result.abs().max() <= limit):
+            raise InvalidValue(
+                f"{self.name} leaves the range of {dtype} (its largest number is {limit:.4g}): "
+                "lower the alphas"
+            )
+        return result.to(dtype)
+
+
+def as_stack(pairs: Entries) -> tuple[Entry, ...]:
+    """Return (adapter, alpha) pairs as entries of a stack; raises InvalidValue for bad alphas."""
+    return tuple(Entry(adapter, as_alpha(alpha)) for adapter, alpha in pairs)
+
+
+def draft(stack: Sequence[Entry], name: str, device: torch.device | str = "cpu") -> Draft:
+    """Read what a stack changes in one weight, which at least one of its adapters has."""
+    deltas = [
+        (index, entry.adapter.weights.read(name, device))
+        for index, entry in enumerate(stack)
+        if name in entry.adapter.weights
+    ]
+    if len(deltas) == 1:
+        source, delta = deltas[0]
+        return Draft(name, delta.positions, (Part(source, delta.values, None),))
+    positions = torch.cat([delta.positions for _, delta in deltas]).unique(sorted=True)
+    parts = tuple(
+        Part(source, delta.values, torch.searchsorted(positions, delta.positions))
+        for source, delta in deltas
+    )
+    return Draft(name, positions, parts)
+
+
+def alphas(stack: Sequence[Entry], name: str) -> list[float]:
+    """Return the alpha of every adapter for one weight; 0 where an adapter does not have it."""
+    return [
+        entry.alpha.at(entry.adapter.weights.origin(name)) if name in entry.adapter.weights else 0.0
+        for entry in stack
+    ]
+
+
+def _digest(tensor: Tensor) -> bytes:
+    return hashlib.sha256(tensor.cpu().contiguous().view(torch.uint8).numpy().data).digest()
