@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidValue
-from .context import _freeze
+from . import freeze
 from .select import Layers, choose
 
 
@@ -33,14 +33,14 @@ def calibrate(
     chosen = choose(module, layers)
     sums: dict[str, Tensor] = {}
     with ExitStack() as stack:
-        _freeze(module, {id(each.weight) for each in chosen}, stack)
+        stack.enter_context(freeze.only(module, [each.weight for each in chosen]))
         for each in chosen:
             hook = _adder(sums, each.name, absolute, device)
             stack.callback(each.weight.register_post_accumulate_grad_hook(hook).remove)
         count = 0
         for batch in batches:
             count += 1
-            loss_fn(module, batch).backward()  # type: ignore[no-untyped-call]
+            loss_fn(module, batch).backward()
     if not count:
         raise InvalidValue("calibration needs at least one batch")
     for each in chosen:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import entries
 from .. import masks as mask_functions
 from ..errors import InvalidValue, ShapeMismatch, WeightMissing
 from ..mask import Mask
+from ..struct import positions_of
 from . import dora as decomposition
-from .. import entries
+from . import freeze, structured
 from .run import Choice, Names, Run
 from .select import Chosen, Layers, choose
 from .site import Site, wide
+from .vector import Vector
 
 DEFAULT_DENSITY = 0.02
 VALUE_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -62,39 +66,33 @@ def finetune(
     if values_dtype not in VALUE_DTYPES:
         raise InvalidValue(f"values_dtype {values_dtype} is not float16, bfloat16 or float32")
     if masks is not None:
-        chosen = _named(choose(module, layers), masks)
         built, choice = dict(masks), Choice("", None, None, dora)
+        chosen = _named(choose(module, layers), built, options)
     else:
         density = DEFAULT_DENSITY if density is None and rank is None else density
-        maker = _Maker(mask, density, rank, seed, shard, gradients or {}, density_of, options)
+        common = {"seed": seed, "shard": shard, **options}
+        maker = _Maker(mask, density, rank, common, gradients or {}, density_of)
         chosen, built = maker.build(choose(module, layers))
         choice = Choice(mask, None if density_of else density, seed, dora)
-    sites, size = _sites(chosen, built, dora)
-    run = Run(sites, size, values_dtype, names, choice)
+    vector = Vector(*_sites(chosen, built, dora), values_dtype)
     with ExitStack() as stack:
-        _freeze(module, {id(site.weight) for site in sites}, stack)
-        stack.callback(run._close, keep)
-        _connect(module, run, chosen, sites, stack)
-        yield run
+        stack.enter_context(freeze.only(module, [site.weight for site in vector.sites]))
+        stack.callback(vector.close, keep)
+        _follow(module, vector, chosen, stack)
+        _gather(vector, chosen, stack)
+        yield Run(vector, names, choice)
 
 
+@dataclass(frozen=True)
 class _Maker:
-    """Builds the mask of each weight from one set of arguments."""
+    """Builds the mask of each weight from one set of arguments, as `finetune` names them."""
 
-    def __init__(
-        self,
-        mask: str,
-        density: float | None,
-        rank: int | None,
-        seed: int,
-        shard: int,
-        gradients: Mapping[str, Tensor],
-        density_of: DensityOf | None,
-        options: Mapping[str, Any],
-    ) -> None:
-        self.mask, self.density, self.rank = mask, density, rank
-        self.common = {"seed": seed, "shard": shard, **options}
-        self.gradients, self.density_of = gradients, density_of
+    mask: str
+    density: float | None
+    rank: int | None
+    common: Mapping[str, Any]
+    gradients: Mapping[str, Tensor]
+    density_of: DensityOf | None
 
     def build(self, chosen: Sequence[Chosen]) -> tuple[list[Chosen], dict[str, Mask]]:
         """Return the weights that are trained, and their masks."""
@@ -118,20 +116,37 @@ class _Maker:
         )
 
 
-def _named(chosen: Sequence[Chosen], masks: Mapping[str, Mask]) -> list[Chosen]:
+def _named(
+    chosen: Sequence[Chosen], masks: Mapping[str, Mask], options: Mapping[str, Any]
+) -> list[Chosen]:
     """Return the weights that have a ready mask, in the module's order."""
-    by_name = {each.name: each for each in chosen}
+    if options:
+        raise InvalidValue(f"masks= are ready, so {min(options)!r} has no effect: leave it out")
+    if not masks:
+        raise InvalidValue("masks= is empty: there is nothing to train")
+    by_name = {each.name: each.weight for each in chosen}
     for name, mask in masks.items():
         if name not in by_name:
             raise WeightMissing(f"masks= names {name!r}, which is no Linear or Conv weight here")
-        if tuple(by_name[name].weight.shape) != tuple(mask.shape):
-            raise ShapeMismatch(
-                f"the mask of {name} is for {tuple(mask.shape)} and the weight is "
-                f"{tuple(by_name[name].weight.shape)}: it was built for another model"
-            )
-    if not masks:
-        raise InvalidValue("masks= is empty: there is nothing to train")
+        _check_mask(name, mask, by_name[name])
     return [each for each in chosen if each.name in masks]
+
+
+def _check_mask(name: str, mask: Mask, weight: Tensor) -> None:
+    if tuple(weight.shape) != tuple(mask.shape):
+        raise ShapeMismatch(
+            f"the mask of {name} is for {tuple(mask.shape)} and the weight is "
+            f"{tuple(weight.shape)}: it was built for another model"
+        )
+    places = mask.positions
+    inside = places.numel() and int(places[0]) >= 0 and int(places[-1]) < weight.numel()
+    if places.dtype != torch.int64 or not inside or not (places.diff() > 0).all():
+        raise InvalidValue(
+            f"the mask of {name} is not made of positions in the weight, int64, strictly "
+            "increasing: use masks.build"
+        )
+    if mask.struct and not places.cpu().equal(positions_of(mask.shape, mask.struct)):
+        raise InvalidValue(f"the mask of {name} has other positions than its rows and columns")
 
 
 def _sites(
@@ -156,49 +171,46 @@ def _sites(
     return sites, growth if dora else start
 
 
-def _freeze(module: nn.Module, trained: set[int], stack: ExitStack) -> None:
-    """Let only the trained weights have gradients; `stack` gives everything back."""
-    before = [(each, each.requires_grad, each.grad) for each in module.parameters()]
-
-    def give_back() -> None:
-        for parameter, flag, grad in before:
-            parameter.requires_grad_(flag)
-            parameter.grad = grad
-
-    stack.callback(give_back)
-    for parameter, _, _ in before:
-        parameter.grad = None
-        parameter.requires_grad_(id(parameter) in trained)
-
-
-def _connect(
-    module: nn.Module,
-    run: Run,
-    chosen: Sequence[Chosen],
-    sites: Sequence[Site],
-    stack: ExitStack,
-) -> None:
-    """Hook the run to the gradients and forward passes; `stack` removes all hooks."""
+def _follow(module: nn.Module, vector: Vector, chosen: Sequence[Chosen], stack: ExitStack) -> None:
+    """Let the weights follow the vector until `stack` ends."""
     handles = [
-        module.register_forward_pre_hook(lambda *_: run._follow_all(), prepend=True),
-        module.register_state_dict_pre_hook(lambda *_: run._follow_all()),
+        module.register_forward_pre_hook(lambda *_: vector.follow_all(), prepend=True),
+        module.register_state_dict_pre_hook(lambda *_: vector.follow_all()),
     ]
+    for each in chosen:
+        for layer in each.users:
+            hook = layer.register_forward_pre_hook(lambda *_: vector.follow(), prepend=True)
+            handles.append(hook)
     for handle in handles:
         stack.callback(handle.remove)
-    for each, site in zip(chosen, sites):
-        gather = each.weight.register_post_accumulate_grad_hook(_gatherer(run, site))
-        stack.callback(gather.remove)
+
+
+def _gather(vector: Vector, chosen: Sequence[Chosen], stack: ExitStack) -> None:
+    """Lead the gradients of the entries to the vector until `stack` ends.
+
+    A dense gradient is gathered from; a layer with a Struct mask forms those of its entries alone.
+    """
+    for each, site in zip(chosen, vector.sites, strict=True):
+        _hook(each.weight, stack, _taking(vector, site, site.mask.positions))
+        if site.mask.struct is None:
+            continue
+        stand_in = site.base.detach().requires_grad_()
+        _hook(stand_in, stack, _taking(vector, site, None))
+        lines = structured.lines_of(site.mask, site.mask.struct)
         for layer in each.users:
-            follow = layer.register_forward_pre_hook(lambda *_: run._follow(), prepend=True)
-            stack.callback(follow.remove)
+            stack.enter_context(structured.installed(layer, stand_in, lines))
 
 
-def _gatherer(run: Run, site: Site) -> Callable[[Tensor], None]:
-    """Return the hook that takes a dense gradient's entries and frees it at once."""
+def _hook(leaf: Tensor, stack: ExitStack, hook: Callable[[Tensor], None]) -> None:
+    stack.callback(leaf.register_post_accumulate_grad_hook(hook).remove)
 
-    def gather(weight: Tensor) -> None:
-        grad, weight.grad = weight.grad, None
+
+def _taking(vector: Vector, site: Site, positions: Tensor | None) -> Callable[[Tensor], None]:
+    """Return the hook that takes a leaf's gradient, at `positions` of it, and frees it at once."""
+
+    def take(leaf: Tensor) -> None:
+        grad, leaf.grad = leaf.grad, None
         if grad is not None:
-            run._gather(site, entries.read(grad, site.mask.positions))
+            vector.gather(site, grad if positions is None else entries.read(grad, positions))
 
-    return gather
+    return take

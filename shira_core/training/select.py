@@ -33,15 +33,14 @@ def choose(module: nn.Module, layers: Layers | None = None) -> list[Chosen]:
     the weight's whole name, `*` and `?` being wildcards: "mid.to_q", "*.attn2.*".
     Raises InvalidValue when nothing, or nothing for one of the patterns, is found.
     """
-    wanted = _predicate(module, layers)
-    found: dict[int, Chosen] = {}
-    for name, layer in _candidates(module):
-        weight = layer.weight
-        known = found.get(id(weight))
-        if known:
-            found[id(weight)] = Chosen(known.name, weight, (*known.users, layer))
-        elif wanted(name, layer):
-            found[id(weight)] = Chosen(_weight_name(name), weight, (layer,))
+    wanted, candidates = _predicate(module, layers), _candidates(module)
+    users: dict[nn.Parameter, list[nn.Module]] = {}
+    for _, layer, weight in candidates:
+        users.setdefault(weight, []).append(layer)
+    found: dict[nn.Parameter, Chosen] = {}
+    for name, layer, weight in candidates:
+        if weight not in found and wanted(name, layer):
+            found[weight] = Chosen(_weight_name(name), weight, tuple(users[weight]))
     if not found:
         raise InvalidValue("no Linear or Conv weight is chosen: check layers=")
     for chosen in found.values():
@@ -49,13 +48,13 @@ def choose(module: nn.Module, layers: Layers | None = None) -> list[Chosen]:
     return list(found.values())
 
 
-def _candidates(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the layers whose weight is an ordinary parameter."""
+def _candidates(module: nn.Module) -> list[tuple[str, nn.Module, nn.Parameter]]:
+    """Return name, layer and weight of the layers whose weight is an ordinary parameter."""
     return [
-        (name, layer)
+        (name, layer, weight)
         for name, layer in module.named_modules()
         if isinstance(layer, LAYER_TYPES)
-        and isinstance(layer._parameters.get("weight"), nn.Parameter)
+        and isinstance(weight := layer._parameters.get("weight"), nn.Parameter)
     ]
 
 
@@ -65,7 +64,7 @@ def _predicate(module: nn.Module, layers: Layers | None) -> Callable[[str, nn.Mo
     if callable(layers):
         return layers
     patterns = [layers] if isinstance(layers, str) else list(layers)
-    names = [name for name, _ in _candidates(module)]
+    names = [name for name, _, _ in _candidates(module)]
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in names):
             raise _nothing_matches(pattern, names)

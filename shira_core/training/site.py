@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..mask import Mask
 from .. import entries
+from ..mask import Mask
 from . import dora
 
 
@@ -30,7 +30,7 @@ class Site:
     fixed: dora.Decomposition | None = None
 
     def delta(self, flat: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the delta of each entry, rounded to the adapter's dtype, on the weight's device."""
+        """Return each entry's delta, rounded to the adapter's dtype, on the weight's device."""
         values = flat[self.values].to(self.base.device)
         if self.fixed is None or self.growth is None:
             return values.to(dtype)
