@@ -1,0 +1,63 @@
+"""Where the weights of diffusers and transformers modules lie in the original checkpoints.
+
+One module per naming scheme; the tables below say which scheme and which prefix each text encoder
+of an architecture has. A new architecture is a row here, and a scheme if it brings a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from .. import names as checkpoint
+from ..errors import ArchitectureMismatch
+from ..mask import Shape
+from ..translate import Source
+from .clip import clip
+from .openclip import openclip
+from .unet import unet
+
+__all__ = ["architecture", "clip", "openclip", "sources", "unet"]
+
+_SD1 = {"te1": (clip, "cond_stage_model.transformer.text_model.")}
+_TEXT = {
+    "sd15": _SD1,
+    "sd15-compact": _SD1,
+    "sd2": {"te1": (openclip, "cond_stage_model.model.")},
+    "sdxl": {
+        "te1": (clip, "conditioner.embedders.0.transformer.text_model."),
+        "te2": (openclip, "conditioner.embedders.1.model."),
+    },
+}
+
+
+def sources(architecture: str, component: str, names: Iterable[str]) -> dict[str, Source]:
+    """Return the source of each weight of a module, by its name there.
+
+    architecture: as `names.detect` says. component: "unet", "te1" or "te2".
+    names: all names of the module; those that no checkpoint has (position numbers, a second text
+    encoder where there is one) are left out.
+    Raises ArchitectureMismatch for an architecture without a map.
+    """
+    if architecture not in _TEXT:
+        known = ", ".join(checkpoint.label(each) for each in _TEXT)
+        raise ArchitectureMismatch(
+            f"no map from diffusers to checkpoint names fits this model (architecture "
+            f"{architecture}): use one of {known}"
+        )
+    if component == "unet":
+        return unet(names, checkpoint.UNET)
+    if component not in _TEXT[architecture]:
+        return {}
+    scheme, prefix = _TEXT[architecture][component]
+    return scheme(names, prefix)
+
+
+def architecture(shapes: Mapping[str, Shape]) -> str:
+    """Return the architecture of a diffusers UNet as `names.detect` calls it.
+
+    shapes: shape of each weight of the UNet, by its name there.
+    """
+    found = {source.name: shapes[name] for name, source in unet(shapes, checkpoint.UNET).items()}
+    if f"{checkpoint.UNET}label_emb.0.0.weight" in found:
+        return "sdxl"
+    return checkpoint.detect(found)
