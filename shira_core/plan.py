@@ -93,7 +93,7 @@ class Plan(Draft):
 
         Raises InvalidValue when a value leaves the range of the dtype.
         """
-        if not any(alphas[part.source] for part in self.parts):
+        if not self.positions.numel() or not any(alphas[part.source] for part in self.parts):
             return self.original
         dtype = self.original.dtype
         wide = torch.float64 if dtype == torch.float64 else torch.float32
