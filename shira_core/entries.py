@@ -34,10 +34,12 @@ def write(tensor: Tensor, positions: Tensor, values: Tensor, *, counted: bool = 
 
 def is_dense(tensor: Tensor) -> bool:
     """Tell whether the entries fill one block of memory, in any order (channels_last does)."""
-    last = sum(
-        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-    )
-    return last + 1 == tensor.numel()
+    step = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride != step:
+            return False
+        step *= size
+    return True
 
 
 def check_layout(name: str, tensor: Tensor) -> None:

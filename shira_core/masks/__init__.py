@@ -21,7 +21,7 @@ from .snip import snip
 from .struct import struct
 from .wm import wm
 
-__all__ = ["REGISTRY", "build", "names", "needs_gradient"]
+__all__ = ["REGISTRY", "build", "names"]
 
 REGISTRY: Mapping[str, Callable[..., Mask]] = {
     "struct": struct,
@@ -35,11 +35,6 @@ REGISTRY: Mapping[str, Callable[..., Mask]] = {
 def names() -> tuple[str, ...]:
     """Return the names of all masks."""
     return tuple(REGISTRY)
-
-
-def needs_gradient(name: str) -> bool:
-    """Tell whether a mask is chosen by calibration gradients."""
-    return name in ("grad", "snip")
 
 
 def build(

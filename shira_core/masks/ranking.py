@@ -18,6 +18,8 @@ def best(request: Request, scores: Tensor) -> Mask:
     """
     start, stop = request.slice()
     flat = scores.reshape(-1)
+    if flat.is_meta:
+        raise InvalidValue(f"{request.where} is on the meta device: load the model's weights first")
     if not torch.isfinite(flat).all():
         raise InvalidValue(
             f"{request.where} has NaN or infinite values in its weight or gradient: "

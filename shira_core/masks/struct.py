@@ -59,23 +59,26 @@ def struct(request: Request, *, axis: str = "columns", diagonal: bool = True) ->
 
 def _amount(request: Request, axis: str, diagonal: bool) -> _Amount:
     outputs, inputs, taps = matrix(request.shape)
-    row, column, across = inputs * taps, outputs * taps, min(outputs, inputs) * taps
-    diagonal = diagonal and across <= request.count
-    left, shared = request.count - across * diagonal, taps * diagonal
+    cells = min(outputs, inputs)
+    diagonal = diagonal and cells * taps <= request.count
+    left = request.count - cells * taps * diagonal
+    # of evenly spaced lines, a share of cells / inputs crosses the diagonal: those cells count once
+    row = (inputs - diagonal * cells / outputs) * taps
+    column = (outputs - diagonal * cells / inputs) * taps
     rows = columns = 0
     if axis != "columns":
-        rows = min(outputs, _nearest(left / (2 if axis == "both" else 1), row - shared))
+        rows = min(outputs, _nearest(left / (2 if axis == "both" else 1), row))
     if axis != "rows":
-        columns = min(inputs, _nearest(left - rows * (row - shared), column - shared - rows * taps))
+        columns = min(inputs, _nearest(left - rows * row, column - rows * taps))
     if rows or columns or diagonal:
         return _Amount(rows, columns, diagonal)
-    by_row = axis == "rows" or (axis == "both" and row < column)
+    by_row = axis == "rows" or (axis == "both" and inputs < outputs)
     return _Amount(int(by_row), int(not by_row), False)
 
 
-def _nearest(budget: float, cost: int) -> int:
+def _nearest(budget: float, cost: float) -> int:
     """Return how many lines of this cost come nearest to the budget."""
-    return int(max(0.0, budget) / max(1, cost) + 0.5)
+    return int(max(0.0, budget) / max(1.0, cost) + 0.5)
 
 
 def _lines(request: Request, total: int, slots: int, count: int) -> Tensor:

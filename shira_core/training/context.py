@@ -139,7 +139,7 @@ def _check_mask(name: str, mask: Mask, weight: Tensor) -> None:
             f"{tuple(weight.shape)}: it was built for another model"
         )
     places = mask.positions
-    inside = places.numel() and int(places[0]) >= 0 and int(places[-1]) < weight.numel()
+    inside = not len(places) or (int(places[0]) >= 0 and int(places[-1]) < weight.numel())
     if places.dtype != torch.int64 or not inside or not (places.diff() > 0).all():
         raise InvalidValue(
             f"the mask of {name} is not made of positions in the weight, int64, strictly "
@@ -192,7 +192,7 @@ def _gather(vector: Vector, chosen: Sequence[Chosen], stack: ExitStack) -> None:
     """
     for each, site in zip(chosen, vector.sites, strict=True):
         _hook(each.weight, stack, _taking(vector, site, site.mask.positions))
-        if site.mask.struct is None:
+        if site.mask.struct is None or not site.mask.count:
             continue
         stand_in = site.base.detach().requires_grad_()
         _hook(stand_in, stack, _taking(vector, site, None))
