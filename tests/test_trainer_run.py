@@ -20,11 +20,12 @@ pytest.importorskip("transformers")
 from PIL import Image
 
 import shira_core as shira
+from shira_core import keymaps
+from shira_core.names import UNET
 from trainer_ui.engine.base import open_base
 from trainer_ui.engine.cli import main, train_command
 from trainer_ui.engine.config import load
 from trainer_ui.engine.loop import train
-from trainer_ui.engine.names import original_names
 
 STEPS = 30
 SETTINGS = {
@@ -107,7 +108,7 @@ def test_the_file_gives_the_trained_weights_bit_for_bit(
     path, trained = reference
     adapter = shira.load(path)
     unet = open_base(tiny_base).unet
-    names = original_names(unet)
+    names = {n: s.name for n, s in keymaps.unet(unet.state_dict(), UNET).items()}
     changed = 0
     for name, value in unet.state_dict().items():
         if names[name] in adapter.weights:
@@ -123,7 +124,7 @@ def test_apply_gives_the_trained_weights_too(
 ) -> None:
     path, trained = reference
     unet = open_base(tiny_base).unet
-    names = original_names(unet)
+    names = {n: s.name for n, s in keymaps.unet(unet.state_dict(), UNET).items()}
     target = {names[name]: value for name, value in unet.state_dict().items()}
     with shira.apply(target, [(shira.load(path), 1.0)]):
         assert all(torch.equal(target[names[name]], value) for name, value in trained.items())

@@ -1,6 +1,6 @@
-"""CLIP's text model in transformers as checkpoints hold it: under the very same names.
+"""CLIP's text model in transformers as checkpoints name it: the same, after `text_model.`.
 
-Later versions of transformers leave out the leading `text_model.`, checkpoints never do.
+Later versions of transformers leave that beginning out.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shira_core.names import UNET
+
 from . import single_file
 from .errors import BaseInvalid
-from .names import original_names
 from .tokenizer import CLIP_ROWS, EmbeddedTokenizer, FolderTokenizer, Tokenizer
 
 PICKLES = frozenset((".ckpt", ".pt", ".pth", ".bin", ".pkl"))
@@ -95,7 +96,7 @@ def _open_file(path: Path) -> Base:
             "give the diffusers folder, which has the tokenizer that fits"
         )
     return Base(
-        unet=single_file.unet(checkpoint, original_names).eval(),
+        unet=single_file.unet(checkpoint).eval(),
         vae=single_file.vae(checkpoint).eval(),
         text_encoder=text_encoder.eval(),
         tokenizer=EmbeddedTokenizer(),
@@ -122,7 +123,7 @@ def _check_architecture(checkpoint: single_file.Checkpoint) -> None:
             raise BaseInvalid(f"base {path} is {what}: {ONLY}")
     if any(name.endswith((".values", ".gaps")) for name in names):
         raise BaseInvalid(f"base {path} is a SHiRA adapter, not a whole model: {ONLY}")
-    stem = single_file.UNET + "input_blocks.0.0.weight"
+    stem = UNET + "input_blocks.0.0.weight"
     if stem not in names:
         raise BaseInvalid(f"base {path} is no Stable Diffusion checkpoint: {ONLY}")
     if names[stem][1] != 4:

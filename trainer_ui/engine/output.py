@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from shira_core.adapter import Adapter, Header, MemoryWeights
+from shira_core import keymaps
+from shira_core.adapter import Adapter, Header
+from shira_core.names import UNET
+from shira_core.translate import to_checkpoint
 
 from . import sample
 from .base import Base
 from .config import Config
-from .names import original_name
 
 SUMMARY = (
     *("steps", "lr", "schedule", "warmup", "batch_size", "accumulate"),
@@ -35,9 +37,8 @@ class Facts:
 
 def write(config: Config, run: Any, facts: Facts) -> Path:
     """Write the adapter of a run atomically, under original names, and return its path."""
-    trained = run.adapter().weights
-    weights = MemoryWeights({original_name(name): trained[name] for name in trained})
-    adapter = Adapter(header(config, facts), weights)
+    sources = keymaps.unet(facts.base.unet.state_dict(), UNET)
+    adapter = to_checkpoint(Adapter(header(config, facts), run.adapter().weights), sources)
     return adapter.save(config.out, overwrite=config.overwrite, dtype=getattr(torch, config.dtype))
 
 

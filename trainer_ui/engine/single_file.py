@@ -6,7 +6,7 @@ No network and no stored configs: SD1.5's topology is fixed, its widths are read
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,12 +16,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from shira_core import keymaps
 from shira_core.mask import Shape
+from shira_core.names import UNET
+from shira_core.translate import Source
 
 from .errors import BaseInvalid
 
 Module = TypeVar("Module", bound=nn.Module)
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
+VAE = "first_stage_model."
 TEXT = "cond_stage_model.transformer."
 SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -89,8 +92,8 @@ def scheduler_config(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def unet(checkpoint: Checkpoint, names: Callable[[nn.Module], Mapping[str, str]]) -> nn.Module:
-    """Return the UNet; `names` maps its parameters to original names."""
+def unet(checkpoint: Checkpoint) -> nn.Module:
+    """Return the UNet."""
     blocks = [f"{UNET}input_blocks.{i}.0.in_layers.2.weight" for i in (1, 4, 7, 10)]
     context = checkpoint.shape(f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
     with torch.device("meta"):
@@ -100,7 +103,7 @@ def unet(checkpoint: Checkpoint, names: Callable[[nn.Module], Mapping[str, str]]
             cross_attention_dim=context[1],
             attention_head_dim=8,
         )
-    return _fill(module, checkpoint, names(module))
+    return _fill(module, checkpoint, _names(keymaps.unet(module.state_dict(), UNET)))
 
 
 def vae(checkpoint: Checkpoint) -> nn.Module:
@@ -138,8 +141,7 @@ def text_encoder(checkpoint: Checkpoint) -> CLIPTextModel:
             projection_dim=width,
         )
     )
-    own = [name for name in module.state_dict() if not name.endswith("position_ids")]
-    return _fill(module, checkpoint, {n: prefix + n.removeprefix("text_model.") for n in own})
+    return _fill(module, checkpoint, _names(keymaps.clip(module.state_dict(), prefix)))
 
 
 def vae_name(name: str) -> str:
@@ -147,6 +149,10 @@ def vae_name(name: str) -> str:
     for pattern, replacement in _VAE_NAMES:
         name = re.sub(pattern, replacement, name)
     return VAE + name.replace("down_blocks", "down")
+
+
+def _names(sources: Mapping[str, Source]) -> dict[str, str]:
+    return {name: source.name for name, source in sources.items()}
 
 
 def _fill(module: Module, checkpoint: Checkpoint, names: Mapping[str, str]) -> Module:
