@@ -20,10 +20,11 @@ else:
 
 DEFAULT_DENSITY = 0.02
 PATHS = ("base", "images", "out")
-# A resumed run may differ in these: they do not touch the trained weights.
+# A resumed run may differ in these: they do not touch the trained weights. The contents of base and
+# images are compared, not their places.
 FREE_ON_RESUME = frozenset(
     (
-        *("out", "overwrite", "resume", "checkpoint_every", "alpha", "threads"),
+        *("base", "images", "out", "overwrite", "resume", "checkpoint_every", "alpha", "threads"),
         *("sample_every", "sample_count", "sample_prompts", "sample_negative", "sample_seed"),
         *("sample_steps", "sample_guidance", "title", "author", "description", "license"),
     )
@@ -51,6 +52,12 @@ class Config(BaseModel):
     )
     shard: int = Field(
         0, ge=0, description="0, 1, 2...: another shard trains other entries, for mixing"
+    )
+    axis: Literal["columns", "rows", "both"] = Field(
+        "columns", description="lines that the mask struct takes besides the diagonal"
+    )
+    dora: bool = Field(
+        False, description="also train the magnitude of each output channel (DoRA)"
     )
     layers: Literal["all", "attention"] = Field(
         "all", description="weights of the UNet to train: all blocks, or only their attention"

@@ -81,7 +81,9 @@ class _Run:
         with ExitStack() as stack:
             stop = stack.enter_context(GracefulStop())
             self.before = self._draw()
-            run = stack.enter_context(tuning.start(config, opened.base.unet, self._losses(signal)))
+            run = stack.enter_context(tuning.start(
+                    config, opened.base.unet, lambda number: self._loss(-1 - number, signal)
+                ))
             optimizer = torch.optim.AdamW(
                 run.parameters(), lr=config.lr, weight_decay=config.weight_decay
             )
@@ -133,11 +135,6 @@ class _Run:
             prediction=base.prediction_type if asked == "auto" else asked,
             device=place,
         )
-
-    def _losses(self, signal: Tensor) -> Iterator[Tensor]:
-        """Yield the losses that the masks grad and snip are calibrated with."""
-        for number in range(self.config.calibration):
-            yield self._loss(-1 - number, signal)
 
     def _train_step(self, run: Any, optimizer: torch.optim.Optimizer, signal: Tensor) -> None:
         config, started = self.config, time.perf_counter()

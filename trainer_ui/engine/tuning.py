@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from shira_core.training import finetune
+from shira_core.training import Run, calibrate, finetune
 
 from .config import Config
 
@@ -16,15 +17,24 @@ from .config import Config
 PARTS = {"all": ("attentions", "resnets"), "attention": ("attentions",)}
 
 
-def start(config: Config, unet: nn.Module, losses: Iterable[Tensor]) -> Any:
+def start(
+    config: Config, unet: nn.Module, loss: Callable[[int], Tensor]
+) -> AbstractContextManager[Run]:
     """Return the context in which the chosen entries of the UNet are trained.
 
-    losses: drawn only by the masks grad and snip, which measure the dense gradients first.
+    loss: of calibration batch 0, 1, ...; asked only by the masks grad and snip, which measure the
+    dense gradients first.
     """
     chosen = layers(unet, config.layers)
     options: dict[str, Any] = {}
     if config.mask in ("grad", "snip"):
-        options["gradients"] = gradients(unet, chosen, losses)
+        batches = range(config.calibration)
+        # the sums are as large as the UNet, so they are kept off the device
+        options["gradients"] = calibrate(
+            unet, batches, lambda _, number: loss(number), layers=chosen, device="cpu"
+        )
+    if config.mask == "struct":
+        options["axis"] = config.axis
     return finetune(
         unet,
         mask=config.mask,
@@ -33,7 +43,8 @@ def start(config: Config, unet: nn.Module, losses: Iterable[Tensor]) -> Any:
         seed=config.seed,
         shard=config.shard,
         layers=chosen,
-        dtype=getattr(torch, config.dtype),
+        values_dtype=getattr(torch, config.dtype),
+        dora=config.dora,
         **options,
     )
 
@@ -45,18 +56,3 @@ def layers(unet: nn.Module, which: str) -> list[str]:
         for name, module in unet.named_modules()
         if isinstance(module, (nn.Linear, nn.Conv2d)) and set(PARTS[which]) & set(name.split("."))
     ]
-
-
-def gradients(unet: nn.Module, chosen: list[str], losses: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Return the summed gradient of each chosen weight, {"<layer>.weight": like the weight}."""
-    weights = {f"{name}.weight": unet.get_parameter(f"{name}.weight") for name in chosen}
-    for weight in weights.values():
-        weight.requires_grad_(True)
-    try:
-        for loss in losses:
-            loss.backward()
-        return {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
-    finally:
-        for weight in weights.values():
-            weight.requires_grad_(False)
-            weight.grad = None
