@@ -133,3 +133,26 @@ def checkpoint_shapes(
 
 def meta(shape: Shape) -> Tensor:
     return torch.empty(shape, device="meta")
+
+
+def pipeline(architecture: str, parts: Mapping[str, nn.Module | None]) -> Any:
+    """Return a pipeline of these components, without VAE and tokenizers."""
+    import diffusers
+
+    common = {
+        "vae": None,
+        "unet": parts["unet"],
+        "text_encoder": parts["te1"],
+        "tokenizer": None,
+        "scheduler": diffusers.DDIMScheduler(clip_sample=False, steps_offset=1),
+    }
+    if architecture == "sdxl":
+        pipe = diffusers.StableDiffusionXLPipeline(
+            **common, text_encoder_2=parts["te2"], tokenizer_2=None
+        )
+    else:
+        pipe = diffusers.StableDiffusionPipeline(
+            **common, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
