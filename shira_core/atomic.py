@@ -16,7 +16,9 @@ _NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise FileExists when `path` is there and must stay; call it before long work too."""
-    if path.exists() and not overwrite:
+    if os.path.isdir(path):
+        raise FileExists(f"{path} is a folder: name a file inside it")
+    if os.path.exists(path) and not overwrite:  # Path.exists() raises for names too long
         raise FileExists(f"{path} exists: choose another name or add --overwrite (overwrite=True)")
 
 
@@ -29,7 +31,8 @@ def atomic_write(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """
     target = Path(path)
     refuse_existing(target, overwrite)
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    # Names have at most 255 bytes, and a character up to four.
+    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}.tmp")
     try:
         yield temporary
         _sync(temporary, os.O_RDWR)
@@ -57,5 +60,7 @@ def _sync(path: Path, flags: int) -> None:
 def _explained(error: OSError, target: Path) -> WriteFailed:
     if error.errno in _NO_SPACE:
         return WriteFailed(f"no space left for {target}: free some and try again; nothing changed")
+    if error.errno == errno.ENOENT and not os.path.exists(target.parent):
+        return WriteFailed(f"cannot write {target}: make its folder first; nothing changed")
     reason = error.strerror or str(error)
-    return WriteFailed(f"cannot write {target}: {reason}; nothing changed")
+    return WriteFailed(f"cannot write {target}: {reason}: choose another place; nothing changed")

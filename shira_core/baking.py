@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from . import entries
 from .atomic import atomic_write, refuse_existing
 from .check import check_fit
-from .container import Container, TensorInfo, read_header
+from .container import Container, TensorInfo, open_data, read_header, strict_json
 from .errors import FileInvalid
 from .plan import Entries, Entry, alphas, as_stack, draft
 
@@ -49,44 +50,56 @@ def bake(
     refuse_existing(out, overwrite)
     wanted = as_stack(stack)
     source = read_header(checkpoint)
-    shapes = {name: info.shape for name, info in source.tensors.items()}
-    for entry in wanted:
-        check_fit(entry.adapter, shapes)
-    changed = {name for entry in wanted for name in entry.adapter.weights}
-    order = sorted(source.tensors.items(), key=lambda item: item[1].begin)
-    total = order[-1][1].end if order else 0
+    _check(checkpoint, source, wanted)
     with (
+        _open(checkpoint, source) as read,
         atomic_write(out, overwrite) as temporary,
-        checkpoint.open("rb") as read,
         temporary.open("wb") as write,
     ):
         write.write(_header(source, wanted))
-        for name, info in order:
-            read.seek(source.data_start + info.begin)
-            if name in changed:
-                _write_changed(checkpoint, read, write, name, info, wanted)
-            else:
-                _copy(checkpoint, read, write, info)
-            if progress:
-                progress(info.end, total)
+        _write_tensors(_Job(checkpoint, source, wanted, read, write), progress)
     return out
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is read, what is added to it, and where it is written."""
+
+    path: Path
+    source: Container
+    stack: Sequence[Entry]
+    read: BinaryIO
+    write: BinaryIO
+
+
+def _check(path: Path, source: Container, stack: Sequence[Entry]) -> None:
+    """Raise before anything is written when an adapter does not fit or a weight is quantised."""
+    shapes = {name: info.shape for name, info in source.tensors.items()}
+    for entry in stack:
+        check_fit(entry.adapter, shapes)
+        for name in entry.adapter.weights:
+            dtype = source.tensors[name].dtype
+            if dtype not in _DTYPES:
+                raise FileInvalid(
+                    f"{path}: {name} is stored as {dtype}: this checkpoint is quantised; bake into "
+                    "the one in float16, bfloat16 or float32"
+                )
+
+
+def _open(path: Path, source: Container) -> BinaryIO:
+    try:
+        return open_data(path, source)
+    except OSError as error:
+        raise FileInvalid(f"{path} cannot be read: {error.strerror or error}") from error
+    except FileInvalid as error:
+        raise FileInvalid(f"{path}: {error}") from None
 
 
 def _header(source: Container, stack: Sequence[Entry]) -> bytes:
     """Return the source's header with a note of what was added."""
     kept = {key: value for key, value in source.metadata.items() if key not in _STALE}
-    note = [
-        {
-            "adapter": entry.adapter.path.name
-            if entry.adapter.path
-            else entry.adapter.header.title,
-            "alpha": entry.alpha.value,
-            "components": dict(entry.alpha.components),
-            "blocks": dict(entry.alpha.blocks),
-        }
-        for entry in stack
-    ]
-    content = {"__metadata__": {**kept, KEY: json.dumps(note, ensure_ascii=False)}} | {
+    notes = [*_earlier(kept.get(KEY, "")), *map(_note, stack)]
+    content = {"__metadata__": {**kept, KEY: json.dumps(notes, ensure_ascii=False)}} | {
         name: {"dtype": info.dtype, "shape": info.shape, "data_offsets": [info.begin, info.end]}
         for name, info in source.tensors.items()
     }
@@ -95,20 +108,46 @@ def _header(source: Container, stack: Sequence[Entry]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_changed(
-    path: Path, read: BinaryIO, write: BinaryIO, name: str, info: TensorInfo, stack: Sequence[Entry]
-) -> None:
-    if info.dtype not in _DTYPES:
-        raise FileInvalid(
-            f"{path}: {name} is stored as {info.dtype}: this checkpoint is quantised; bake into "
-            "the one in float16, bfloat16 or float32"
-        )
+def _earlier(text: str) -> list[object]:
+    """Return the notes of an earlier baking into the same checkpoint."""
+    try:
+        notes = strict_json(text)
+    except ValueError:
+        return []
+    return notes if isinstance(notes, list) else []
+
+
+def _note(entry: Entry) -> dict[str, object]:
+    adapter, alpha = entry.adapter, entry.alpha
+    return {
+        "adapter": adapter.path.name if adapter.path else adapter.header.title,
+        "alpha": alpha.value,
+        "components": dict(alpha.components),
+        "blocks": dict(alpha.blocks),
+    }
+
+
+def _write_tensors(job: _Job, progress: Progress | None) -> None:
+    changed = {name for entry in job.stack for name in entry.adapter.weights}
+    order = sorted(job.source.tensors.items(), key=lambda item: item[1][2:])
+    total = order[-1][1].end if order else 0
+    job.read.seek(job.source.data_start)
+    for name, info in order:
+        if name in changed:
+            _write_changed(job, name, info)
+        else:
+            _copy(job, info)
+        if progress:
+            progress(info.end, total)
+
+
+def _write_changed(job: _Job, name: str, info: TensorInfo) -> None:
     raw = torch.empty(info.end - info.begin, dtype=torch.uint8)
-    if read.readinto(raw.numpy()) != len(raw):  # type: ignore[attr-defined]
-        raise _cut(path)
+    if job.read.readinto(raw.numpy()) != len(raw):  # type: ignore[attr-defined]
+        raise _cut(job.path)
     weight = raw.view(_DTYPES[info.dtype]).view(info.shape)
-    _add(weight, name, stack)
-    write.write(raw.numpy().data)
+    _add(weight, name, job.stack)
+    job.write.write(raw.numpy().data)
 
 
 def _add(weight: Tensor, name: str, stack: Sequence[Entry]) -> None:
@@ -118,15 +157,15 @@ def _add(weight: Tensor, name: str, stack: Sequence[Entry]) -> None:
     entries.write(weight, plan.positions, plan.values(alphas(share, name)))
 
 
-def _copy(path: Path, read: BinaryIO, write: BinaryIO, info: TensorInfo) -> None:
+def _copy(job: _Job, info: TensorInfo) -> None:
     left = info.end - info.begin
     while left:
-        block = read.read(min(left, CHUNK))
+        block = job.read.read(min(left, CHUNK))
         if not block:
-            raise _cut(path)
-        write.write(block)
+            raise _cut(job.path)
+        job.write.write(block)
         left -= len(block)
 
 
 def _cut(path: Path) -> FileInvalid:
-    return FileInvalid(f"{path} is cut short: fetch it again")
+    return FileInvalid(f"{path} is cut short: get it again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ from . import format as layout
 from . import positions as gaps_codec
 from .adapter import Adapter
 from .atomic import atomic_write, refuse_existing
-from .container import TensorInfo
+from .container import TensorInfo, open_data, parse
 from .errors import FileInvalid, InvalidValue
-from .header import FORMAT_VERSION, for_other_tools, to_json
+from .header import FORMAT_VERSION, Header, for_other_tools, to_json
 from .mask import Mask, Shape, SparseDelta, Struct
 from .struct import count_of, positions_of
 
@@ -32,7 +32,6 @@ _DTYPES = {
     "U8": torch.uint8,
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_Identity = tuple[int, int]
 
 
 def load(path: str | Path) -> Adapter:
@@ -49,9 +48,7 @@ class FileWeights:
     """The weights of one file, read one by one; holds no open file."""
 
     def __init__(self, path: Path, found: layout.Layout) -> None:
-        self._path, self._records = path, found.records
-        self._start = found.container.data_start
-        self._identity = _identity(os.stat(path))
+        self._path, self._records, self._container = path, found.records, found.container
 
     def __getitem__(self, name: str) -> SparseDelta:
         return self.read(name)
@@ -76,33 +73,36 @@ class FileWeights:
 
     def read(self, name: str, device: torch.device | str = "cpu") -> SparseDelta:
         """Read and check one delta; raises FileInvalid, also when the file was replaced."""
-        record = self._records[name]
         try:
-            with self._path.open("rb") as file:
-                if _identity(os.fstat(file.fileno())) != self._identity:
-                    raise FileInvalid("it was changed after it was loaded: load it again")
-                values = self._tensor(file, record.values)
-                mask = self._mask(file, record, device)
-            if not bool(torch.isfinite(values).all()):
-                raise FileInvalid(f"{name} holds NaN or infinite values: get it again")
+            with open_data(self._path, self._container) as file:
+                return self._delta(file, name, device)
         except OSError as error:
             raise FileInvalid(f"{self._path} cannot be read: {error.strerror or error}") from error
         except FileInvalid as error:
             raise FileInvalid(f"{self._path}: {error}") from None
-        return SparseDelta(mask, values.to(device))
+
+    def _delta(self, file: BinaryIO, name: str, device: torch.device | str) -> SparseDelta:
+        record = self._records[name]
+        try:
+            values = self._tensor(file, record.values)
+            if not bool(torch.isfinite(values).all()):
+                raise FileInvalid("NaN or infinite values")
+            return SparseDelta(self._mask(file, record, device), values.to(device))
+        except FileInvalid as error:
+            raise FileInvalid(f"{name} has {error}: get it again") from None
 
     def _mask(self, file: BinaryIO, record: layout.Record, device: torch.device | str) -> Mask:
         if record.gaps is not None:
             gaps = self._tensor(file, record.gaps).to(device)
-            numel = torch.Size(record.shape).numel()
-            return Mask(record.shape, gaps_codec.decode(gaps, numel, record.count))
+            positions = gaps_codec.decode(gaps, math.prod(record.shape), record.count)
+            return Mask(record.shape, positions)
         struct = Struct(
             self._lines(file, record.rows, record.shape[0]),
             self._lines(file, record.columns, record.shape[1]),
             record.diagonal,
         )
         if count_of(record.shape, struct) != record.count:
-            raise FileInvalid("its rows and columns do not fit its values: get it again")
+            raise FileInvalid("rows and columns that do not match its values in number")
         return Mask(record.shape, positions_of(record.shape, struct, device), struct)
 
     def _lines(self, file: BinaryIO, info: TensorInfo | None, size: int) -> Tensor:
@@ -110,19 +110,22 @@ class FileWeights:
         if info is None:
             return torch.empty(0, dtype=torch.int64)
         lines = self._tensor(file, info).to(torch.int64)
-        inside = not len(lines) or (bool(lines[0] >= 0) and bool(lines[-1] < size))
-        if not inside or bool((torch.diff(lines) <= 0).any()):
-            raise FileInvalid("its rows or columns are unsorted or out of range: get it again")
+        if not _increasing(lines, size):
+            raise FileInvalid("rows or columns that are unsorted, repeated or out of range")
         return lines
 
     def _tensor(self, file: BinaryIO, info: TensorInfo) -> Tensor:
         tensor = torch.empty(info.shape, dtype=_DTYPES[info.dtype])
-        if not tensor.numel():
-            return tensor
-        file.seek(self._start + info.begin)
-        if file.readinto(tensor.view(torch.uint8).numpy()) != info.end - info.begin:  # type: ignore[attr-defined]
-            raise FileInvalid("it is cut short: get it again")
+        file.seek(self._container.data_start + info.begin)
+        if _into(file, tensor) != info.end - info.begin:
+            raise FileInvalid("too few bytes")
         return tensor
+
+
+def _into(file: BinaryIO, tensor: Tensor) -> int:
+    """Fill a tensor from a file; return how many bytes came."""
+    target = tensor.view(torch.uint8).numpy()
+    return file.readinto(target) if target.size else 0  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -138,15 +141,14 @@ class _Stored:
 def write(
     adapter: Adapter, path: str | Path, *, overwrite: bool = False, dtype: torch.dtype | None = None
 ) -> Path:
-    """Write an adapter atomically and return the path.
+    """Write an adapter atomically and return the path. One adapter always gives the same bytes.
 
-    dtype: float16, bfloat16 or float32 for all values; by default each keeps its own.
-    Raises FileExists, WriteFailed, and InvalidValue for values or positions that cannot be stored.
+    dtype: float16, bfloat16 or float32 for all values; by default each keeps its own. Weights
+    without entries are left out.
+    Raises FileExists, WriteFailed, and InvalidValue for what a reader would refuse.
     """
     path = Path(path)
     refuse_existing(path, overwrite)
-    if dtype is not None and _NAMES.get(dtype) not in layout.VALUE_DTYPES:
-        raise InvalidValue(f"dtype {dtype} cannot be stored: use float16, bfloat16 or float32")
     table, stored = _prepare(adapter, dtype)
     blank = _header_bytes(adapter, table, stored, "0" * 64)
     digest = hashlib.sha256()
@@ -172,14 +174,15 @@ def _prepare(
         delta = adapter.weights.read(name)
         if not delta.count:
             continue
-        _check(name, delta)
+        kept = dtype or delta.values.dtype
+        _check(name, delta, kept)
         table[name] = {"shape": list(delta.shape)}
-        stored.append(_Stored(f"{name}.values", dtype or delta.values.dtype, delta.count))
+        stored.append(_Stored(f"{name}.values", kept, delta.count))
         struct = delta.mask.struct
         if struct is None:
             lists = {"gaps": gaps_codec.encode(delta.positions)}
         else:
-            lists = {"rows": struct.rows.int(), "columns": struct.columns.int()}
+            lists = {"rows": struct.rows.cpu().int(), "columns": struct.columns.cpu().int()}
             table[name] |= {"diagonal": True} if struct.diagonal else {}
         stored += [
             _Stored(f"{name}.{part}", tensor.dtype, tensor.numel(), tensor)
@@ -191,16 +194,39 @@ def _prepare(
     return table, sorted(stored, key=lambda item: (-item.dtype.itemsize, item.name))
 
 
-def _check(name: str, delta: SparseDelta) -> None:
-    """Raise InvalidValue for what a reader would refuse."""
-    positions, struct = delta.positions, delta.mask.struct
-    if len(positions) != len(delta.values) or _NAMES.get(delta.values.dtype) is None:
-        raise InvalidValue(f"{name} has {len(positions)} positions and {len(delta.values)} values")
-    inside = int(positions[0]) >= 0 and int(positions[-1]) < torch.Size(delta.shape).numel()
-    if not inside or bool((torch.diff(positions) <= 0).any()):
-        raise InvalidValue(f"{name} has positions that are unsorted or outside of the weight")
-    if struct is not None and not torch.equal(positions_of(delta.shape, struct), positions):
+def _check(name: str, delta: SparseDelta, kept: torch.dtype) -> None:
+    """Raise InvalidValue for entries that a reader would refuse, except values, see `_values`."""
+    positions, values = delta.positions, delta.values
+    if _NAMES.get(kept) not in layout.VALUE_DTYPES:
+        raise InvalidValue(f"{name}: {kept} cannot be stored: use float16, bfloat16 or float32")
+    if positions.dtype != torch.int64 or positions.shape != values.shape or values.ndim != 1:
+        raise InvalidValue(
+            f"{name} has {tuple(positions.shape)} positions and {tuple(values.shape)} values: "
+            "give one vector of int64 positions and as many values"
+        )
+    if not _increasing(positions, math.prod(delta.shape)):
+        raise InvalidValue(f"{name} has positions that are unsorted, repeated or outside of it")
+    if delta.mask.struct is not None and not _describes(delta.mask.struct, delta):
         raise InvalidValue(f"{name} has positions that its rows and columns do not give")
+
+
+def _describes(struct: Struct, delta: SparseDelta) -> bool:
+    """Tell whether a descriptor is valid and gives the positions of a delta."""
+    shape = delta.shape
+    return (
+        len(shape) > 1
+        and _increasing(struct.rows, shape[0])
+        and _increasing(struct.columns, shape[1])
+        and torch.equal(positions_of(shape, struct), delta.positions)
+    )
+
+
+def _increasing(numbers: Tensor, limit: int) -> bool:
+    """Tell whether numbers increase strictly and lie in [0, limit)."""
+    if not len(numbers):
+        return True
+    inside = bool(numbers[0] >= 0) and bool(numbers[-1] < limit)
+    return inside and bool((numbers[1:] > numbers[:-1]).all())
 
 
 def _values(adapter: Adapter, item: _Stored) -> Tensor:
@@ -219,15 +245,7 @@ def _header_bytes(
     adapter: Adapter, table: dict[str, dict[str, Any]], stored: list[_Stored], digest: str
 ) -> bytes:
     """Return the length and the JSON header, padded so that the data starts at a multiple of 8."""
-    own = {"version": FORMAT_VERSION, **to_json(adapter.header), "weights": table}
-    metadata = {
-        **adapter.header.extra,
-        **for_other_tools(adapter.header),
-        "format": "pt",
-        layout.HASH: digest,
-        layout.KEY: json.dumps(own, ensure_ascii=False, separators=(",", ":")),
-    }
-    entries: dict[str, Any] = {"__metadata__": metadata}
+    entries: dict[str, Any] = {"__metadata__": _metadata(adapter.header, table, digest)}
     begin = 0
     for item in stored:
         end = begin + item.count * item.dtype.itemsize
@@ -237,15 +255,38 @@ def _header_bytes(
             "data_offsets": [begin, end],
         }
         begin = end
-    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text = _json(entries).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:
         raise InvalidValue(
             f"the header would be {len(text)} bytes, and {MAX_HEADER} is the limit: shorten the "
             "description or make the preview smaller"
         )
+    try:
+        layout.check(parse(text, begin))
+    except FileInvalid as error:
+        reason = str(error).removesuffix(": get it again")
+        raise InvalidValue(f"the adapter cannot be stored: {reason}") from None
     return len(text).to_bytes(8, "little") + text
 
 
-def _identity(status: os.stat_result) -> _Identity:
-    return status.st_size, status.st_mtime_ns
+def _metadata(header: Header, table: dict[str, dict[str, Any]], digest: str) -> dict[str, str]:
+    own = {"version": FORMAT_VERSION, **to_json(header), "weights": table}
+    metadata = {
+        **header.extra,
+        **for_other_tools(header),
+        "format": "pt",
+        layout.HASH: digest,
+        layout.KEY: _json(own),
+    }
+    return dict(sorted(metadata.items()))
+
+
+def _json(value: Any) -> str:
+    """Encode as UTF-8 can hold it; raises InvalidValue for what JSON cannot say."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidValue(f"the header cannot be stored as JSON: {error}") from None
+    return text

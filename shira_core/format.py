@@ -7,24 +7,23 @@ NAME.gaps (unstructured) or any of NAME.rows and NAME.columns with "diagonal" in
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .container import Container, TensorInfo, read_header
+from .container import Container, TensorInfo, read_header, strict_json
 from .errors import FileInvalid
 from .header import FORMAT_VERSION, Header, from_json
 
 KEY, HASH = "shira", "sshs_model_hash"
 VALUE_DTYPES = ("F16", "BF16", "F32")
-MAX_AXES, MAX_AXIS, MAX_NUMEL = (
-    8,
-    1 << 24,
-    1 << 34,
-)  # what a reader may be made to allocate stays bounded
+# Bounds of what a hostile file can make a reader allocate, far above any real weight.
+MAX_HEADER = 1 << 23  # bytes; `file.write` stays far below
+MAX_NAME = 500
+MAX_AXES, MAX_AXIS, MAX_NUMEL = 8, 1 << 24, 1 << 32
+MAX_STRUCT_AXIS = 1 << 20  # Struct positions take memory for each row, even an empty one
 PARTS = ("values", "gaps", "rows", "columns")
 OWN_KEYS = (KEY, HASH, "format")
 
@@ -61,14 +60,15 @@ def read(path: str | Path) -> Layout:
     Afterwards each weight has a sane shape, values that fit into it, and positions in one of the
     two forms; what is left to check are the numbers themselves.
     """
-    container = read_header(path)
+    container = read_header(path, MAX_HEADER)
     try:
-        return _layout(container)
+        return check(container)
     except FileInvalid as error:
         raise FileInvalid(f"{path}: {error}") from None
 
 
-def _layout(container: Container) -> Layout:
+def check(container: Container) -> Layout:
+    """Return the layout that a safetensors header describes; raises FileInvalid."""
     if KEY not in container.metadata:
         raise FileInvalid(_what_else(container))
     values = _json(container.metadata[KEY])
@@ -80,8 +80,8 @@ def _layout(container: Container) -> Layout:
             f"it has format version {version} and this SHiRA reads up to {FORMAT_VERSION}: "
             "update SHiRA"
         )
-    extra = {k: v for k, v in container.metadata.items() if k not in OWN_KEYS}
-    return Layout(from_json(values, extra), _records(container, values.get("weights")), container)
+    others = {k: v for k, v in container.metadata.items() if k not in OWN_KEYS}
+    return Layout(from_json(values, others), _records(container, values.get("weights")), container)
 
 
 def _what_else(container: Container) -> str:
@@ -90,15 +90,15 @@ def _what_else(container: Container) -> str:
     if any(".lora_" in name or name.startswith("lora_") for name in names):
         return "it is a LoRA, not a SHiRA adapter: load it with your LoRA loader"
     if any(name.startswith(("model.diffusion_model.", "first_stage_model.")) for name in names):
-        return "it is a whole model, not a SHiRA adapter"
-    return "it is a safetensors file but no SHiRA adapter (its metadata has no 'shira')"
+        return "it is a whole model, not a SHiRA adapter: name a .shira file"
+    return "it is no SHiRA adapter (its metadata has no 'shira'): name a .shira file"
 
 
 def _json(text: str) -> dict[str, Any]:
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        values = None
+        values = strict_json(text)
+    except ValueError as error:
+        raise FileInvalid(f"its metadata 'shira' is damaged ({error}): get it again") from None
     if not isinstance(values, dict):
         raise FileInvalid("its metadata 'shira' is no JSON object: get it again")
     return values
@@ -113,18 +113,23 @@ def _records(container: Container, table: Any) -> dict[str, Record]:
         found = {part: tensors.pop(f"{name}.{part}", None) for part in PARTS}
         records[name] = _record(name, entry, found)
     if tensors:
-        raise FileInvalid(f"its tensor {next(iter(tensors))!r} belongs to no weight: get it again")
+        name = next(iter(tensors))
+        raise FileInvalid(f"its tensor {name!r:.120} belongs to no weight: get it again")
     return records
 
 
 def _record(name: str, entry: Any, found: dict[str, TensorInfo | None]) -> Record:
+    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+        raise FileInvalid(f"{name!r:.120} is no name of a weight: get it again")
     shape, diagonal = _shape_and_diagonal(name, entry)
     values, gaps, rows, columns = (found[part] for part in PARTS)
     if values is None or values.dtype not in VALUE_DTYPES or len(values.shape) != 1:
         raise FileInvalid(f"{name} has no values in {', '.join(VALUE_DTYPES)}: get it again")
     struct = diagonal or rows is not None or columns is not None
-    if struct == (gaps is not None) or (struct and len(shape) < 2):
+    if struct == (gaps is not None):
         raise FileInvalid(f"{name} has no positions, or two kinds of them: get it again")
+    if struct and (len(shape) < 2 or shape[0] > MAX_STRUCT_AXIS):
+        raise FileInvalid(f"{name} has no rows and columns of a sane size: get it again")
     count, numel = values.shape[0], math.prod(shape)
     if not 1 <= count <= numel:
         raise FileInvalid(f"{name} has {count} entries in a weight of {numel}: get it again")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from .errors import FileInvalid
@@ -21,7 +21,8 @@ class Header:
     mask, density, seed: how the entries were chosen.
     triggers: words that a prompt needs to call the style.
     training: summary of the training run (steps, learning rate, pictures...), JSON values.
-    extra: other metadata of the file, kept as it is ("modelspec.*", "ss_*", previews...).
+    extra: other metadata of the file, kept as it is ("modelspec.thumbnail", "ss_tag_frequency"...).
+    version: of the format that the file has.
     """
 
     architecture: str = "unknown"
@@ -56,31 +57,53 @@ def to_json(header: Header) -> dict[str, Any]:
     return {k: v for k, v in values.items() if v is not None and v != "" and v != () and v != {}}
 
 
-def from_json(values: Any, extra: Mapping[str, str]) -> Header:
+def from_json(values: Mapping[str, Any], metadata: Mapping[str, str]) -> Header:
     """Return the header of a file; raises FileInvalid where a field has a wrong type.
 
-    Unknown fields are ignored, so that later versions may add some.
+    metadata: the file's other keys; what `for_other_tools` gives again is no extra. Unknown fields
+    are ignored, so that later versions may add some.
     """
-    if not isinstance(values, dict):
-        raise FileInvalid("its header is not a JSON object")
     known = {f.name: _checked(f.name, values[f.name]) for f in _STORED if f.name in values}
-    return Header(**known, extra=extra)
+    header = Header(**known, version=values["version"])
+    given = for_other_tools(header)
+    extra = {key: value for key, value in metadata.items() if given.get(key) != value}
+    return replace(header, extra=extra)
 
 
 def _checked(name: str, value: Any) -> Any:
-    if name in ("triggers", "tags"):
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-    elif name == "training":
-        if isinstance(value, dict):
-            return value
-    elif name in ("density", "seed"):
-        number = int if name == "seed" else (int, float)
-        if isinstance(value, number) and not isinstance(value, bool):
-            return value
-    elif isinstance(value, str):
-        return value
-    raise FileInvalid(f"its header field {name!r} has a value of a wrong type")
+    """Return a JSON value as the field holds it."""
+    if not _ALLOWED.get(name, _is_text)(value):
+        raise FileInvalid(f"its header field {name!r} has a value that cannot be: get it again")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+def _is_seed(value: Any) -> bool:
+    return type(value) is int and -(1 << 63) <= value < 1 << 64
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_ALLOWED: Mapping[str, Callable[[Any], bool]] = {
+    "triggers": _are_words,
+    "tags": _are_words,
+    "density": _is_share,
+    "seed": _is_seed,
+    "training": _is_object,
+}
 
 
 def for_other_tools(header: Header) -> dict[str, str]:

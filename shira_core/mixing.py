@@ -59,7 +59,7 @@ def _mixed(stack: Sequence[Entry], name: str, mode: Mode, dtype: torch.dtype | N
 def _check(stack: Sequence[Entry]) -> None:
     """Raise where two adapters belong to different models."""
     shapes: dict[str, tuple[int, ...]] = {}
-    known = {e.adapter.header.architecture for e in stack} - {"unknown"}
+    known = _known(stack)
     if len(known) > 1:
         kinds = " and ".join(sorted(map(label, known)))
         raise ArchitectureMismatch(f"adapters for {kinds} cannot be mixed: use one kind")
@@ -69,15 +69,20 @@ def _check(stack: Sequence[Entry]) -> None:
             if shapes.setdefault(name, shape) != shape:
                 raise ShapeMismatch(
                     f"{name} is {shapes[name]} in one adapter and {shape} in another: they were "
-                    "trained for different models"
+                    "trained for different models; mix adapters for one model"
                 )
+
+
+def _known(stack: Sequence[Entry]) -> set[str]:
+    """Return the architectures that the adapters name."""
+    return {entry.adapter.header.architecture for entry in stack} - {"unknown", ""}
 
 
 def _header(stack: Sequence[Entry], mode: str, weights: MemoryWeights, title: str) -> Header:
     headers = [entry.adapter.header for entry in stack]
     cells = sum(math.prod(delta.shape) for delta in weights.values())
     return Header(
-        architecture=_common([h.architecture for h in headers], "unknown"),
+        architecture=_common(list(_known(stack)), "unknown"),
         base=_common([h.base for h in headers], ""),
         base_sha256=_common([h.base_sha256 for h in headers], ""),
         prediction_type=_common([h.prediction_type for h in headers], ""),

@@ -34,16 +34,15 @@ def decode(gaps: Tensor, numel: int, count: int) -> Tensor:
     numel: size of the weight. Raises FileInvalid unless there are exactly `count` positions, all
     below `numel`, in the one canonical encoding.
     """
+    entry = gaps != ESCAPE
+    positions = torch.cumsum(gaps, 0, dtype=torch.int64)
     if len(gaps) == count:
-        positions = torch.cumsum(gaps, 0, dtype=torch.int64)
         positions += torch.arange(count, device=gaps.device)
-        escaped = False
     else:
-        entry = gaps != ESCAPE
-        positions = (torch.cumsum(gaps.to(torch.int64) + entry, 0) - 1)[entry]
-        escaped = len(gaps) > 0 and not bool(entry[-1])
-    if len(positions) != count or escaped or (len(gaps) == count and bool((gaps == ESCAPE).any())):
-        raise FileInvalid("positions and values do not match in number")
+        positions += torch.cumsum(entry, 0) - 1
+        positions = positions[entry]
+    if int(entry.sum()) != count or not bool(entry[-1:].all()):
+        raise FileInvalid("positions that do not match its values in number")
     if count and int(positions[-1]) >= numel:
-        raise FileInvalid(f"a position lies outside the weight's {numel} entries")
+        raise FileInvalid(f"a position outside of its {numel} entries")
     return positions

@@ -8,6 +8,7 @@ import os
 import sys
 
 from ..errors import ShiraError
+from .common import one_line
 
 COMMANDS = ("info", "verify", "bake", "mix", "compare", "train")
 INTERRUPTED = 130
@@ -17,12 +18,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, or 1 with one line on stderr for our errors (usage: exit 2)."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        args = _parser(given).parse_args(given)
-        code: int = args.run(args)
-        sys.stdout.flush()
-        return code
+        try:
+            return _run(given)
+        finally:
+            sys.stdout.flush()
     except ShiraError as error:
-        print(f"shira: {error}", file=sys.stderr)
+        print(f"shira: {one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("shira: stopped; nothing was written", file=sys.stderr)
@@ -30,6 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _run(given: list[str]) -> int:
+    args = _parser(given).parse_args(given)
+    code: int = args.run(args)
+    return code
 
 
 def _parser(given: list[str]) -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .common import STACK_HELP, command, read_stack, size
+from .common import STACK_HELP, command, read_stack, say, size
 
 
 def add(subparsers: Any) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     stack = read_stack(args.adapters)
     progress = _show if sys.stderr.isatty() else None
     out = bake(args.checkpoint, args.out, stack, overwrite=args.overwrite, progress=progress)
-    print(f"wrote {out} ({size(out.stat().st_size)}) with {len(stack)} adapters")
+    say(f"wrote {out} ({size(out.stat().st_size)}) with {len(stack)} adapter(s)")
     return 0
 
 

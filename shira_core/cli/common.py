@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,16 +44,30 @@ def split_alpha(argument: str) -> tuple[Path, Alpha]:
     from ..alpha import Alpha, parse
 
     found = _WITH_ALPHA.fullmatch(argument)
-    if found is None or Path(argument).exists():
+    if found is None or os.path.exists(argument):
         return Path(argument), Alpha()
     return Path(found[1]), parse(found[2])
+
+
+def say(text: str) -> None:
+    """Print to stdout; characters that its encoding lacks become escapes, not an error."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def one_line(text: str) -> str:
+    """Return text without line breaks and control characters, which a file may have put there."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in " ".join(text.splitlines())
+    )
 
 
 def table(rows: list[tuple[str, str]]) -> str:
     """Return lines of aligned labels and values, without empty ones."""
     kept = [(name, value) for name, value in rows if value]
     width = max(len(name) for name, _ in kept)
-    return "\n".join(f"{name:{width}}  {value}" for name, value in kept)
+    return "\n".join(f"{name:{width}}  {one_line(value)}" for name, value in kept)
 
 
 def size(count: int) -> str:

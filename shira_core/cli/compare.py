@@ -7,13 +7,17 @@ import io
 import json
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..adapter import Adapter
-from ..errors import FileExists, InvalidValue, MissingDependency
-from ..interference import Report, compare
+from ..atomic import atomic_write, refuse_existing
+from ..errors import InvalidValue, MissingDependency
+from .common import say
 
-Pairs = dict[tuple[int, int], Report]
+if TYPE_CHECKING:
+    from ..adapter import Adapter
+    from ..interference import Report
+
+    Pairs = dict[tuple[int, int], Report]
 
 _EPILOG = """example:
   shira compare ink.shira neon.shira paper.shira --plot interference.png
@@ -47,19 +51,21 @@ def run(args: argparse.Namespace) -> int:
 
     if len(args.adapters) < 2:
         raise InvalidValue("compare needs two or more adapters: shira compare A.shira B.shira")
-    if args.plot and args.plot.exists() and not args.overwrite:
-        raise FileExists(f"{args.plot} exists: choose another name or add --overwrite")
+    if args.plot:
+        refuse_existing(args.plot, args.overwrite)
     adapters = [load(path) for path in args.adapters]
     names = _labels(args.adapters)
     pairs = _compare_all(adapters)
     if args.plot:
         _write(args.plot, _heat_map(names, pairs), args.overwrite)
-    print(_as_json(args.adapters, pairs) if args.json else _table(names, pairs))
+    say(_as_json(args.adapters, pairs) if args.json else _table(names, pairs))
     return 0
 
 
 def _compare_all(adapters: list[Adapter]) -> Pairs:
     """Compare every pair of adapters, by their indices."""
+    from ..interference import compare
+
     indices = combinations(range(len(adapters)), 2)
     return {(i, j): compare(adapters[i], adapters[j]) for i, j in indices}
 
@@ -136,7 +142,5 @@ def _draw(axes: Any, names: list[str], shares: dict[tuple[int, int], float], tit
 
 def _write(path: Path, content: bytes, overwrite: bool) -> None:
     """Write a file whole or not at all."""
-    from ..atomic import atomic_write
-
     with atomic_write(path, overwrite=overwrite) as temporary:
-        Path(temporary).write_bytes(content)
+        temporary.write_bytes(content)

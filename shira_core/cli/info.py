@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .. import format as layout
 from ..header import Header, to_json
 from ..names import component, label
-from .common import command, size, table
+from .common import command, say, size, table
 
 
 def add(subparsers: Any) -> None:
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Print a table for a person, or JSON."""
     found = layout.read(args.file)
     facts = _facts(args.file, found)
-    print(json.dumps(facts, indent=2, ensure_ascii=False) if args.json else _table(facts))
+    say(json.dumps(facts, indent=2) if args.json else _table(facts))
     return 0
 
 
@@ -54,7 +55,7 @@ def _facts(path: Path, found: layout.Layout) -> dict[str, Any]:
         "bytes_per_entry": whole / entries,
         "dtypes": sorted({record.values.dtype for record in records.values()}),
         "data_sha256": found.container.metadata.get(layout.HASH, ""),
-        "metadata": dict(found.header.extra),
+        "metadata": {k: v for k, v in found.container.metadata.items() if k != layout.KEY},
     }
 
 
@@ -62,7 +63,7 @@ def _plain(header: Header) -> dict[str, Any]:
     return {"architecture": header.architecture, **to_json(header)}
 
 
-def _counts(records: Any) -> dict[str, int]:
+def _counts(records: Iterable[str]) -> dict[str, int]:
     places = [component(name) for name in records]
     return {place: places.count(place) for place in dict.fromkeys(places)}
 
@@ -86,10 +87,8 @@ def _table(facts: dict[str, Any]) -> str:
             ("base SHA-256", facts.get("base_sha256", "")),
             ("prediction", facts.get("prediction_type", "")),
             ("trigger words", ", ".join(facts.get("triggers", ()))),
-            (
-                "mask",
-                facts.get("mask", "") + (f", seed {facts['seed']}" if "seed" in facts else ""),
-            ),
+            ("mask", facts.get("mask", "")),
+            ("seed", str(facts.get("seed", ""))),
             ("density", chosen),
             ("layers", f"{facts['layers']} ({layers})"),
             ("entries", f"{facts['entries']:,} as {', '.join(facts['dtypes'])}"),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import STACK_HELP, command, read_stack, size
+from .common import STACK_HELP, command, read_stack, say, size
 
 
 def add(subparsers: Any) -> None:
@@ -34,5 +34,5 @@ def run(args: argparse.Namespace) -> int:
     refuse_existing(args.out, args.overwrite)
     mixed = mix(read_stack(args.adapters), args.mode, title=args.title or args.out.stem)
     out = mixed.save(args.out, overwrite=args.overwrite)
-    print(f"wrote {out} ({size(out.stat().st_size)}, {mixed.entries:,} entries)")
+    say(f"wrote {out} ({size(out.stat().st_size)}, {mixed.entries:,} entries)")
     return 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import format as layout
 from ..errors import FileInvalid
-from .common import command
+from .common import command, say
 
 CHUNK = 1 << 22
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     facts |= {"hash": "matches" if hashed else "none in the file"}
     if args.base:
         facts["base"] = _fit(adapter, args.base)
-    print(json.dumps(facts) if args.json else _sentence(args.file, facts))
+    say(json.dumps(facts) if args.json else _sentence(args.file, facts))
     return 0
 
 
