@@ -19,11 +19,15 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 TORCH = "torch==2.13.0"
 NEEDED_BYTES = 3_000_000_000
-PIP_FAILURES = {
-    "No space left on device": "the disk is full: free about 3 GB and run the same command again",
-    "Temporary failure in name resolution": "no network: connect this machine and run again",
-    "Failed to establish a new connection": "no network: connect this machine and run again",
-    "Network is unreachable": "no network: connect this machine and run again",
+NO_SPACE = "the disk is full: free about 3 GB and run the same command again"
+NO_NETWORK = "no network: connect this machine and run the same command again"
+REMEDIES = {
+    "No space left on device": NO_SPACE,
+    "Disk quota exceeded": NO_SPACE,
+    "File too large": NO_SPACE,
+    "Temporary failure in name resolution": NO_NETWORK,
+    "Failed to establish a new connection": NO_NETWORK,
+    "Network is unreachable": NO_NETWORK,
     "No matching distribution": "a package has no build for this Python or the package index "
     "cannot be reached: check the network, use Python 3.10 to 3.13 and run again",
 }
@@ -105,8 +109,10 @@ def make_venv() -> None:
         venv.create(VENV, with_pip=True, system_site_packages=torch_is_here)
     except (OSError, subprocess.CalledProcessError) as error:
         shutil.rmtree(VENV, ignore_errors=True)
+        output = getattr(error, "output", None) or b""
         raise SetupError(
-            f"cannot create {VENV}: {error}. On Debian and Ubuntu install python3-venv; "
+            remedy(f"{error} {output.decode(errors='replace')}")
+            or f"cannot create {VENV}: {error}. On Debian and Ubuntu install python3-venv; "
             "check that the folder is writable"
         ) from error
 
@@ -128,11 +134,16 @@ def pip(python: Path, arguments: list[str]) -> None:
     )
     if result.returncode == 0:
         return
-    for sign, remedy in PIP_FAILURES.items():
-        if sign in result.stderr:
-            raise SetupError(remedy)
     last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-    raise SetupError(f"pip failed: {last}")
+    raise SetupError(
+        remedy(result.stderr)
+        or f"pip failed ({last}): check the network and the free space, then run again"
+    )
+
+
+def remedy(output: str) -> str | None:
+    """Return what to do about a failure that the output of a program shows, if we know it."""
+    return next((what for sign, what in REMEDIES.items() if sign in output), None)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+"""install.py as a person runs it: what it says when the machine will not play along."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+INSTALL = Path(__file__).resolve().parent.parent / "install.py"
+Limit = Callable[[], None] | None
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder that holds only install.py, so that nothing of ours can be touched."""
+    shutil.copy(INSTALL, tmp_path)
+    return tmp_path
+
+
+def run(
+    checkout: Path, *arguments: str, limit: Limit = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", "install.py", *arguments],
+        cwd=checkout,
+        env={**os.environ, "PIP_CONFIG_FILE": os.devnull, **environment},
+        capture_output=True,
+        text=True,
+        preexec_fn=limit,
+    )
+
+
+def test_a_host_that_runs_it_gets_nothing_installed(checkout: Path) -> None:
+    done = run(checkout)
+    assert done.returncode == 0
+    assert "install.py demo" in done.stdout
+    assert [path.name for path in checkout.iterdir()] == ["install.py"]
+
+
+def test_unknown_arguments_are_a_usage_error(checkout: Path) -> None:
+    done = run(checkout, "demo", "--fast")
+    assert done.returncode == 2
+    assert "--fast" in done.stderr
+
+
+def test_help_shows_an_example(checkout: Path) -> None:
+    assert "example: python install.py demo" in run(checkout, "--help").stdout
+
+
+def test_no_package_index_is_one_line_with_a_remedy(checkout: Path) -> None:
+    done = run(checkout, "demo", PIP_NO_INDEX="1", PIP_FIND_LINKS=str(checkout))
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("install.py: ")
+    assert "check the network" in line
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file sizes are limited with setrlimit")
+def test_a_full_disk_is_one_line_and_leaves_no_half_environment(checkout: Path) -> None:
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = run(checkout, "test", limit=limit)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("install.py: ")
+    assert "free" in line
+    assert not (checkout / ".venv").exists()
+
+
+def test_it_needs_only_the_standard_library() -> None:
+    """Imported by a Python that sees no installed package."""
+    code = f"import runpy; runpy.run_path({str(INSTALL)!r}, run_name='install')"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
