@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from . import format as layout
-from . import positions as gaps_codec
 from .adapter import Adapter
 from .atomic import atomic_write, refuse_existing
 from .container import TensorInfo, open_data, parse
 from .errors import FileInvalid, InvalidValue
 from .header import FORMAT_VERSION, Header, for_other_tools, to_json
 from .mask import Mask, Shape, SparseDelta, Struct
+from .positions import decode, encode
 from .struct import count_of, positions_of
 
 MAX_HEADER = 1 << 20  # larger headers are not shown by ComfyUI and hub sites
@@ -94,7 +94,7 @@ class FileWeights:
     def _mask(self, file: BinaryIO, record: layout.Record, device: torch.device | str) -> Mask:
         if record.gaps is not None:
             gaps = self._tensor(file, record.gaps).to(device)
-            positions = gaps_codec.decode(gaps, math.prod(record.shape), record.count)
+            positions = decode(gaps, math.prod(record.shape), record.count)
             return Mask(record.shape, positions)
         struct = Struct(
             self._lines(file, record.rows, record.shape[0]),
@@ -180,7 +180,7 @@ def _prepare(
         stored.append(_Stored(f"{name}.values", kept, delta.count))
         struct = delta.mask.struct
         if struct is None:
-            lists = {"gaps": gaps_codec.encode(delta.positions)}
+            lists = {"gaps": encode(delta.positions)}
         else:
             lists = {"rows": struct.rows.cpu().int(), "columns": struct.columns.cpu().int()}
             table[name] |= {"diagonal": True} if struct.diagonal else {}

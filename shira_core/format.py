@@ -133,25 +133,12 @@ def _record(name: str, entry: Any, found: dict[str, TensorInfo | None]) -> Recor
     count, numel = values.shape[0], math.prod(shape)
     if not 1 <= count <= numel:
         raise FileInvalid(f"{name} has {count} entries in a weight of {numel}: get it again")
-    _check_positions(name, count, numel, gaps, rows, columns)
-    return Record(shape, values, gaps, rows, columns, diagonal)
-
-
-def _check_positions(
-    name: str,
-    count: int,
-    numel: int,
-    gaps: TensorInfo | None,
-    rows: TensorInfo | None,
-    columns: TensorInfo | None,
-) -> None:
-    if gaps is not None:
-        longest = count + numel // 255
-        if gaps.dtype != "U8" or len(gaps.shape) != 1 or not count <= gaps.shape[0] <= longest:
-            raise FileInvalid(f"{name} has positions that cannot fit its values: get it again")
+    if gaps is not None and (gaps.dtype != "U8" or len(gaps.shape) != 1 or gaps.shape[0] < 2):
+        raise FileInvalid(f"{name} has gaps that are no U8 list: get it again")
     for lines in (rows, columns):
         if lines is not None and (lines.dtype != "I32" or len(lines.shape) != 1):
             raise FileInvalid(f"{name} has rows or columns that are no I32 list: get it again")
+    return Record(shape, values, gaps, rows, columns, diagonal)
 
 
 def _shape_and_diagonal(name: str, entry: Any) -> tuple[tuple[int, ...], bool]:
