@@ -5,13 +5,15 @@ The converters turn checkpoint names into names of modules, the other way round 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from shira_core.mask import Shape
+from shira_core import keymaps
+from shira_core.mask import Mask, Shape, SparseDelta
 from shira_core.translate import Source
 
 PREFIXES = {
@@ -60,6 +62,7 @@ UNETS: dict[tuple[str, str], dict[str, Any]] = {
         "projection_class_embeddings_input_dim": 64 + 6 * 8,
     },
 }
+ATTRIBUTES = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
 # vocabulary, width, inner width, layers, heads
 TEXTS = {
     ("sd15", "te1", "full"): (49408, 768, 3072, 12, 12),
@@ -156,3 +159,36 @@ def pipeline(architecture: str, parts: Mapping[str, nn.Module | None]) -> Any:
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def components(pipe: Any) -> dict[str, nn.Module]:
+    found = {name: getattr(pipe, attribute, None) for name, attribute in ATTRIBUTES.items()}
+    return {name: module for name, module in found.items() if module is not None}
+
+
+def sources(architecture: str, modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Source]]:
+    return {c: keymaps.sources(architecture, c, m.state_dict()) for c, m in modules.items()}
+
+
+def random_deltas(
+    architecture: str, modules: Mapping[str, nn.Module], entries: int, seed: int = 0
+) -> dict[str, SparseDelta]:
+    """Up to `entries` random entries for every checkpoint weight of the modules."""
+    generator = torch.Generator().manual_seed(seed)
+    deltas = {}
+    for component, own in sources(architecture, modules).items():
+        shapes = {name: w.shape for name, w in modules[component].state_dict().items()}
+        for name, shape in checkpoint_shapes(own, shapes).items():
+            places = torch.randint(math.prod(shape), (entries,), generator=generator)
+            positions = places.unique(sorted=True)
+            values = torch.randn(len(positions), generator=generator).half()
+            deltas[name] = SparseDelta(Mask(shape, positions), values)
+    return deltas
+
+
+def snapshot(pipe: Any) -> dict[str, Tensor]:
+    return {
+        f"{component}.{name}": weight.clone()
+        for component, module in components(pipe).items()
+        for name, weight in module.state_dict().items()
+    }

@@ -8,9 +8,7 @@ import gc
 import itertools
 import math
 import weakref
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -22,7 +20,6 @@ pytest.importorskip("transformers")
 import sd_modules as sd
 
 import shira_core as shira
-from shira_core import keymaps
 from shira_core.adapter import Adapter, Header, MemoryWeights
 from shira_core.errors import (
     ArchitectureMismatch,
@@ -33,10 +30,8 @@ from shira_core.errors import (
 )
 from shira_core.integrations.diffusers import load_shira
 from shira_core.mask import Mask, SparseDelta
-from shira_core.translate import Source
 
 TINY = {"sd15": "sd15-compact", "sdxl": "sdxl"}
-ATTRIBUTES = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
 
 
 @functools.cache
@@ -51,127 +46,16 @@ def pipeline(architecture: str) -> Any:
     return sd.pipeline(architecture, copy.deepcopy(template(architecture)))
 
 
-def components(pipe: Any) -> dict[str, nn.Module]:
-    found = {name: getattr(pipe, attribute, None) for name, attribute in ATTRIBUTES.items()}
-    return {name: module for name, module in found.items() if module is not None}
-
-
-def sources(architecture: str, modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Source]]:
-    return {c: keymaps.sources(architecture, c, m.state_dict()) for c, m in modules.items()}
-
-
-def random_deltas(
-    architecture: str, modules: Mapping[str, nn.Module], entries: int, seed: int = 0
-) -> dict[str, SparseDelta]:
-    """Up to `entries` random entries for every checkpoint weight of the modules."""
-    generator = torch.Generator().manual_seed(seed)
-    deltas = {}
-    for component, own in sources(architecture, modules).items():
-        shapes = {name: w.shape for name, w in modules[component].state_dict().items()}
-        for name, shape in sd.checkpoint_shapes(own, shapes).items():
-            places = torch.randint(math.prod(shape), (entries,), generator=generator)
-            positions = places.unique(sorted=True)
-            values = torch.randn(len(positions), generator=generator).half()
-            deltas[name] = SparseDelta(Mask(shape, positions), values)
-    return deltas
-
-
 def adapter_for(
     pipe: Any, architecture: str, seed: int = 0, only: tuple[str, ...] = (), **header: Any
 ) -> Adapter:
-    modules = {c: m for c, m in components(pipe).items() if not only or c in only}
-    deltas = random_deltas(architecture, modules, 50, seed)
+    modules = {c: m for c, m in sd.components(pipe).items() if not only or c in only}
+    deltas = sd.random_deltas(architecture, modules, 50, seed)
     return Adapter(Header(architecture=TINY[architecture], **header), MemoryWeights(deltas))
-
-
-def snapshot(pipe: Any) -> dict[str, Tensor]:
-    return {
-        f"{component}.{name}": weight.clone()
-        for component, module in components(pipe).items()
-        for name, weight in module.state_dict().items()
-    }
 
 
 def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def constant(name: str) -> float:
-    """A number for each checkpoint weight that bfloat16 holds exactly."""
-    return (zlib.crc32(name.encode()) % 101 - 50) / 32
-
-
-def constant_pipeline(architecture: str, size: str, dtype: torch.dtype) -> Any:
-    """A pipeline each of whose checkpoint weights has one constant in all its entries."""
-    with torch.device("meta"):
-        parts = {c: sd.module(architecture, c, size) for c in sd.PREFIXES[architecture]}
-    for module in parts.values():
-        module.to(dtype).to_empty(device="cpu")
-    for component, own in sources(architecture, parts).items():
-        weights = parts[component].state_dict()
-        for name, source in own.items():
-            weights[name].fill_(constant(source.name))
-    return sd.pipeline(architecture, parts)
-
-
-def expected(
-    architecture: str,
-    component: str,
-    module: nn.Module,
-    deltas: Mapping[str, SparseDelta],
-    alpha: float,
-    dtype: torch.dtype,
-) -> Iterator[tuple[str, Tensor]]:
-    """Each weight by dense arithmetic on a checkpoint weight that diffusers converts."""
-
-    def dense(name: str) -> Tensor:
-        delta, base = deltas[name], constant(name)
-        tensor = torch.full((math.prod(delta.shape),), base, dtype=dtype)
-        tensor[delta.positions] = (base + alpha * delta.values.float()).to(dtype)
-        return tensor.view(delta.shape)
-
-    if component == "unet":  # diffusers needs all names at once, and only renames
-        marks = {name: sd.meta(delta.shape) for name, delta in deltas.items()}
-        name_of = {id(mark): name for name, mark in marks.items()}
-        for target, mark in sd.official(architecture, component, module, marks).items():
-            yield target, dense(name_of[id(mark)])
-        return
-    for name in deltas:
-        own = {name: dense(name)}
-        yield from sd.official(architecture, component, module, own).items()
-
-
-@pytest.mark.parametrize(
-    ("architecture", "size", "dtype"),
-    [
-        ("sd15", "tiny", torch.float32),
-        ("sdxl", "tiny", torch.float16),
-        ("sd15", "full", torch.bfloat16),
-        ("sdxl", "full", torch.bfloat16),
-    ],
-    ids=lambda value: str(value).removeprefix("torch."),
-)
-def test_file_to_pipeline_is_dense_arithmetic_on_the_checkpoint(
-    tmp_path: Path, architecture: str, size: str, dtype: torch.dtype
-) -> None:
-    pipe = constant_pipeline(architecture, size, dtype)
-    modules = components(pipe)
-    deltas = random_deltas(architecture, modules, 100)
-    header = Header(architecture=TINY[architecture] if size == "tiny" else architecture)
-    path = Adapter(header, MemoryWeights(deltas)).save(tmp_path / "a.shira")
-    handle = load_shira(pipe, path, alpha=0.75)
-    for component, module in modules.items():
-        weights, seen = sd.weights(module), set()
-        for name, tensor in expected(architecture, component, module, deltas, 0.75, dtype):
-            assert torch.equal(weights[name], tensor), name
-            seen.add(name)
-        assert seen == weights.keys()
-    handle.remove()
-    for component, own in sources(architecture, modules).items():
-        weights = modules[component].state_dict()
-        for name, source in own.items():
-            entries = weights[name].flatten()
-            assert torch.equal(entries, torch.full_like(entries, constant(source.name))), name
 
 
 def picture(pipe: Any, architecture: str) -> Tensor:
@@ -179,7 +63,7 @@ def picture(pipe: Any, architecture: str) -> Tensor:
     tokens = torch.tensor([[0, 5, 7, 1]])
     states = [
         module(tokens, output_hidden_states=True)
-        for name, module in components(pipe).items()
+        for name, module in sd.components(pipe).items()
         if name != "unet"
     ]
     prompts = torch.cat([state.hidden_states[-2] for state in states], -1)
@@ -218,16 +102,16 @@ def test_pictures_follow_alpha_and_come_back(architecture: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_set_alpha_is_loading_at_that_alpha(dtype: torch.dtype) -> None:
     pipe = pipeline("sdxl")
-    for module in components(pipe).values():
+    for module in sd.components(pipe).values():
         module.to(dtype)
-    adapter, base = adapter_for(pipe, "sdxl"), snapshot(pipe)
+    adapter, base = adapter_for(pipe, "sdxl"), sd.snapshot(pipe)
     with load_shira(pipe, adapter, alpha=0.3):
-        loaded = snapshot(pipe)
-    assert equal(snapshot(pipe), base)
+        loaded = sd.snapshot(pipe)
+    assert equal(sd.snapshot(pipe), base)
     with load_shira(pipe, adapter) as handle:
         handle.set_alpha(0.3)
-        assert equal(snapshot(pipe), loaded)
-    assert equal(snapshot(pipe), base)
+        assert equal(sd.snapshot(pipe), loaded)
+    assert equal(sd.snapshot(pipe), base)
 
 
 Stacked = list[tuple[Adapter, float]]
@@ -250,7 +134,7 @@ def fresh(stacked: Stacked) -> dict[tuple[int, ...], dict[str, Tensor]]:
             pipe = pipeline("sd15")
             for index in chosen:
                 load_shira(pipe, *stacked[index])
-            found[chosen] = snapshot(pipe)
+            found[chosen] = sd.snapshot(pipe)
     return found
 
 
@@ -262,26 +146,26 @@ def test_adapters_are_removed_in_any_order(
     handles = [load_shira(pipe, adapter, alpha) for adapter, alpha in stacked]
     for number, index in enumerate(order, 1):
         handles[index].remove()
-        assert equal(snapshot(pipe), fresh[tuple(sorted(order[number:]))])
+        assert equal(sd.snapshot(pipe), fresh[tuple(sorted(order[number:]))])
 
 
 def test_a_removed_adapter_stays_removed() -> None:
     pipe = pipeline("sd15")
-    base = snapshot(pipe)
+    base = sd.snapshot(pipe)
     handle = load_shira(pipe, adapter_for(pipe, "sd15"))
     handle.remove()
     handle.remove()
     with pytest.raises(InvalidValue, match="was removed"):
         handle.set_alpha(1.0)
-    assert equal(snapshot(pipe), base)
+    assert equal(sd.snapshot(pipe), base)
 
 
 def test_alphas_go_by_component_and_block() -> None:
     pipe = pipeline("sdxl")
-    adapter, base = adapter_for(pipe, "sdxl"), snapshot(pipe)
+    adapter, base = adapter_for(pipe, "sdxl"), sd.snapshot(pipe)
     alpha = shira.Alpha(0.5, components={"te2": 0.0}, blocks={"mid": 0.0, "te1.1": 0.0})
     with load_shira(pipe, adapter, alpha):
-        changed = {name for name, w in snapshot(pipe).items() if not torch.equal(w, base[name])}
+        changed = {name for name, w in sd.snapshot(pipe).items() if not torch.equal(w, base[name])}
     still = ("unet.mid_block.", "te2.", "te1.encoder.layers.1.", "te1.text_model.encoder.layers.1.")
     assert {name for name in base if not name.startswith(still)} - changed == {
         name for name in base if name.endswith("position_ids")
@@ -293,47 +177,47 @@ def test_an_adapter_of_the_unet_alone_fits_without_text_encoders() -> None:
     pipe = pipeline("sdxl")
     whole, unet = adapter_for(pipe, "sdxl"), adapter_for(pipe, "sdxl", only=("unet",))
     pipe.text_encoder = pipe.text_encoder_2 = None
-    base = snapshot(pipe)
+    base = sd.snapshot(pipe)
     with load_shira(pipe, unet):
-        assert not equal(snapshot(pipe), base)
+        assert not equal(sd.snapshot(pipe), base)
     with pytest.raises(WeightMissing, match=r"embedders\.\d.*it has unet\)"):
         load_shira(pipe, whole)
-    assert equal(snapshot(pipe), base)
+    assert equal(sd.snapshot(pipe), base)
 
 
 def test_a_failure_changes_nothing_and_keeps_what_was_loaded() -> None:
     pipe = pipeline("sd15")
     pipe.unet.half()
     handle = load_shira(pipe, adapter_for(pipe, "sd15"), alpha=0.1)
-    before = snapshot(pipe)
+    before = sd.snapshot(pipe)
     for alpha in (1e6, math.nan):
         with pytest.raises(InvalidValue):
             load_shira(pipe, adapter_for(pipe, "sd15", 1), alpha)
         with pytest.raises(InvalidValue):
             handle.set_alpha(alpha)
-        assert equal(snapshot(pipe), before)
+        assert equal(sd.snapshot(pipe), before)
     with pytest.raises(RuntimeError, match="stop"), handle:
         raise RuntimeError("stop")
-    assert not equal(snapshot(pipe), before)
+    assert not equal(sd.snapshot(pipe), before)
 
 
 def test_pipelines_that_share_modules_share_the_stack() -> None:
     pipe = pipeline("sd15")
-    base = snapshot(pipe)
-    twin = sd.pipeline("sd15", components(pipe))
+    base = sd.snapshot(pipe)
+    twin = sd.pipeline("sd15", sd.components(pipe))
     first = load_shira(pipe, adapter_for(pipe, "sd15", 1), 0.5)
     second = load_shira(twin, adapter_for(pipe, "sd15", 2), 0.5)
     first.remove()
     fresh = pipeline("sd15")
     load_shira(fresh, adapter_for(fresh, "sd15", 2), 0.5)
-    assert equal(snapshot(pipe), snapshot(fresh))
-    alone = sd.pipeline("sd15", {**components(pipe), "te1": None})
+    assert equal(sd.snapshot(pipe), sd.snapshot(fresh))
+    alone = sd.pipeline("sd15", {**sd.components(pipe), "te1": None})
     with pytest.raises(InvalidValue, match="shares only some"):
         load_shira(alone, adapter_for(alone, "sd15"))
     second.remove()
-    assert equal(snapshot(pipe), base)
+    assert equal(sd.snapshot(pipe), base)
     load_shira(alone, adapter_for(alone, "sd15")).remove()
-    assert equal(snapshot(pipe), base)
+    assert equal(sd.snapshot(pipe), base)
 
 
 def test_a_dropped_pipeline_is_freed() -> None:
@@ -353,11 +237,11 @@ def test_lora_and_compilation_wrap_the_same_weights() -> None:
         plain = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight.clone()
     pipe.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "conv1"]))
     pipe.unet = torch.compile(pipe.unet)
-    base = snapshot(pipe)
+    base = sd.snapshot(pipe)
     with load_shira(pipe, adapter, 0.5):
         layer = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
         assert torch.equal(layer.base_layer.weight, plain)
-    assert equal(snapshot(pipe), base)
+    assert equal(sd.snapshot(pipe), base)
 
 
 def other_architecture() -> tuple[Any, Adapter]:
@@ -416,20 +300,20 @@ def test_replaced_weights_are_noticed() -> None:
     pipe = pipeline("sd15")
     handle = load_shira(pipe, adapter_for(pipe, "sd15"))
     pipe.unet.load_state_dict(pipeline("sd15").unet.state_dict(), assign=True)
-    base = snapshot(pipe)
+    base = sd.snapshot(pipe)
     for change in (lambda: handle.set_alpha(0.5), handle.remove):
         with pytest.raises(InvalidValue, match="were replaced"):
             change()
-    assert equal(snapshot(pipe), base)
+    assert equal(sd.snapshot(pipe), base)
 
 
 def test_a_pipeline_can_be_moved_and_unfused() -> None:
     pipe = pipeline("sd15")
-    base = snapshot(pipe)
+    base = sd.snapshot(pipe)
     pipe.fuse_qkv_projections(vae=False)
     pipe.unfuse_qkv_projections(vae=False)
     handle = load_shira(pipe, adapter_for(pipe, "sd15"))
     pipe.to("cpu")
     pipe.unet.to(memory_format=torch.channels_last)
     handle.remove()
-    assert all(torch.equal(base[name], w) for name, w in snapshot(pipe).items() if name in base)
+    assert all(torch.equal(base[name], w) for name, w in sd.snapshot(pipe).items() if name in base)
