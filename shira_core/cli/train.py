@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 
 from ..errors import MissingDependency
+
+NEEDED = ("diffusers", "transformers", "PIL", "pydantic", "rich", "instant_clip_tokenizer")
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,13 +24,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit code. Raises MissingDependency without the trainer's packages."""
-    try:
-        import diffusers  # noqa: F401
-        import transformers  # noqa: F401
-
-        from trainer_ui.engine.cli import train_command
-    except ImportError as error:
+    # looked for, not imported: the trainer prepares the process before torch is
+    missing = [name for name in (*NEEDED, "trainer_ui") if find_spec(name) is None]
+    if missing:
         raise MissingDependency(
-            f'training needs more packages ({error}): pip install "shira[trainer]"'
-        ) from None
+            f'training needs more packages (no {missing[0]}): pip install "shira[trainer]"'
+        )
+    from trainer_ui.engine.cli import train_command
+
     return train_command(args.arguments)

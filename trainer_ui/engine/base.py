@@ -6,20 +6,22 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from shira_core.names import UNET
+from shira_core import keymaps, names
+from shira_core.mask import Shape
 
 from . import single_file
 from .errors import BaseInvalid
 from .tokenizer import CLIP_ROWS, EmbeddedTokenizer, FolderTokenizer, Tokenizer
 
 PICKLES = frozenset((".ckpt", ".pt", ".pth", ".bin", ".pkl"))
-FULL_WIDTHS = (320, 640, 1280, 1280)
+STEM = f"{names.UNET}input_blocks.0.0.weight"
 ONLY = "this trainer trains SD1.5-architecture models: give one of those as base"
 
 
@@ -39,9 +41,8 @@ class Base:
     @property
     def architecture(self) -> str:
         """ "sd15", or "sd15-compact" for the same topology in other widths."""
-        return (
-            "sd15" if tuple(self.unet.config.block_out_channels) == FULL_WIDTHS else "sd15-compact"
-        )
+        weights = self.unet.named_parameters()
+        return keymaps.architecture({name: tuple(weight.shape) for name, weight in weights})
 
     @property
     def prediction_type(self) -> str:
@@ -107,30 +108,32 @@ def _open_file(path: Path) -> Base:
 
 
 def _check_architecture(checkpoint: single_file.Checkpoint) -> None:
-    names, path = checkpoint.shapes, checkpoint.path
-    prefixes = {
-        "conditioner.embedders.1.": "an SDXL model",
-        "conditioner.embedders.0.": "an SDXL refiner",
-        "cond_stage_model.model.": "an SD2 model",
-        "model.diffusion_model.double_blocks.": "a Flux model",
-        "double_blocks.": "a Flux model",
-        "model.diffusion_model.joint_blocks.": "an SD3 model",
-        "lora_": "a LoRA, not a whole model",
-        "down_blocks.": "the UNet of a diffusers folder alone",
-    }
-    for prefix, what in prefixes.items():
-        if any(name.startswith(prefix) for name in names):
-            raise BaseInvalid(f"base {path} is {what}: {ONLY}")
-    if any(name.endswith((".values", ".gaps")) for name in names):
-        raise BaseInvalid(f"base {path} is a SHiRA adapter, not a whole model: {ONLY}")
-    stem = UNET + "input_blocks.0.0.weight"
-    if stem not in names:
-        raise BaseInvalid(f"base {path} is no Stable Diffusion checkpoint: {ONLY}")
-    if names[stem][1] != 4:
+    shapes, path = checkpoint.shapes, checkpoint.path
+    if what := _something_else(shapes):
+        raise BaseInvalid(f"base {path} is {what}: {ONLY}")
+    if shapes[STEM][1] != 4:
         raise BaseInvalid(f"base {path} is an inpainting or depth model: {ONLY}")
     for prefix, part in ((single_file.VAE, "VAE"), (single_file.TEXT, "text encoder")):
-        if not any(name.startswith(prefix) for name in names):
+        if not any(name.startswith(prefix) for name in shapes):
             raise BaseInvalid(f"base {path} has no {part}: give the checkpoint that holds it too")
+
+
+def _something_else(shapes: Mapping[str, Shape]) -> str:
+    """Say what a checkpoint is that cannot be trained here; "" for one with a UNet like SD1.5's."""
+    architecture = names.detect(shapes)
+    if architecture in ("sd15", "sd15-compact"):
+        return ""
+    if architecture != "unknown":
+        return f"of another architecture ({names.label(architecture)})"
+    if any(name.startswith("cond_stage_model.model.") for name in shapes):
+        return f"of another architecture ({names.label('sd2')})"
+    if any(name.startswith("lora_") or ".lora_" in name for name in shapes):
+        return "a LoRA, not a whole model"
+    if any(name.endswith((".values", ".gaps")) for name in shapes):
+        return "a SHiRA adapter, not a whole model"
+    if any(name.startswith("down_blocks.") for name in shapes):
+        return "one part of a diffusers folder, not a whole model"
+    return "no Stable Diffusion checkpoint"
 
 
 def _open_folder(path: Path) -> Base:
@@ -138,10 +141,7 @@ def _open_folder(path: Path) -> Base:
     from transformers import CLIPTextModel
 
     if not (path / "unet" / "config.json").is_file():
-        raise BaseInvalid(
-            f"base {path} is no diffusers folder (it has no unet/config.json): "
-            "give the folder that holds model_index.json, or a .safetensors file"
-        )
+        raise BaseInvalid(f"base {path} is no diffusers folder{_nearby(path)}")
     _check_unet_config(path, _json(path / "unet" / "config.json"))
     parts = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     modules = {name: _part(path / name, kind) for name, kind in parts.items()}
@@ -155,11 +155,26 @@ def _open_folder(path: Path) -> Base:
     )
 
 
+def _nearby(path: Path) -> str:
+    """Say which base the person may have meant by a folder without a UNet."""
+    if (path / "transformer").is_dir():
+        return f" with a UNet: {ONLY}"
+    if (path.parent / "unet" / "config.json").is_file():
+        return f" but a part of one: give --base {path.parent}"
+    for place in (*sorted(path.glob("*/unet/config.json")), *sorted(path.glob("*.safetensors"))):
+        found = place.parent.parent if place.name == "config.json" else place
+        return f" (it has no unet/config.json), but it holds {found.name}: give --base {found}"
+    return (
+        " (it has no unet/config.json): give the folder that holds model_index.json, "
+        "or a .safetensors file"
+    )
+
+
 def _check_unet_config(path: Path, config: Mapping[str, Any]) -> None:
     if config.get("addition_embed_type") == "text_time":
-        raise BaseInvalid(f"base {path} is an SDXL model: {ONLY}")
+        raise BaseInvalid(f"base {path} is of another architecture (SDXL): {ONLY}")
     if config.get("use_linear_projection"):
-        raise BaseInvalid(f"base {path} is an SD2 model: {ONLY}")
+        raise BaseInvalid(f"base {path} is of another architecture (SD2.x): {ONLY}")
     if config.get("in_channels") != 4:
         raise BaseInvalid(f"base {path} is an inpainting or depth model: {ONLY}")
     downs = config.get("down_block_types", ())
@@ -183,6 +198,10 @@ def _part(folder: Path, kind: Any) -> nn.Module:
         # The libraries raise many kinds; each means that this part cannot be read.
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BaseInvalid(f"base: {folder} cannot be opened ({line}): copy it again") from error
+    # Files are mapped into memory where they lie, and arithmetic on unaligned weights is slower and
+    # rounds differently: own copies make a folder and a single file of one model train alike.
+    for tensor in chain(module.parameters(), module.buffers()):
+        tensor.data = tensor.data.clone()
     return module.eval()
 
 

@@ -14,6 +14,7 @@ from .data import Example
 from .tokenizer import LENGTH
 
 Say = Callable[[str], None]
+TEXTS = 32  # prompts that are encoded together
 
 
 @dataclass(frozen=True)
@@ -23,23 +24,42 @@ class Cache:
     mean, std: (n, 4, h, w) of the VAE's posterior, scaled; a step draws its latents from them, so
         that the VAE's own uncertainty is kept although it runs once. With `flip` the mirrored
         pictures follow as n more.
-    text: (n, 77, width); empty: (1, 77, width), the embedding of the empty prompt.
+    texts: (m, 77, width) of the different prompts. prompts: int64 (n,), the prompt of each picture.
+    empty: (1, 77, width), the embedding of the empty prompt.
     """
 
     mean: Tensor
     std: Tensor
-    text: Tensor
+    texts: Tensor
+    prompts: Tensor
     empty: Tensor
 
     def __len__(self) -> int:
         return len(self.mean)
 
 
-@torch.no_grad()
 def build(
     base: Base, examples: list[Example], resolution: int, flip: bool, warn: Say, say: Say
 ) -> Cache:
     """Read and encode all pictures and prompts on the base's device."""
+    mean, std = _encode_pictures(base, examples, resolution, flip, warn, say)
+    prompts = [example.prompt for example in examples]
+    unique = list(dict.fromkeys(prompts))
+    number = {prompt: index for index, prompt in enumerate(unique)}
+    numbers = torch.tensor([number[prompt] for prompt in prompts])
+    return Cache(
+        mean,
+        std,
+        _encode_texts(base, unique, warn),
+        numbers.repeat(2) if flip else numbers,
+        base.encode_text([""]).float().cpu(),
+    )
+
+
+@torch.no_grad()
+def _encode_pictures(
+    base: Base, examples: list[Example], resolution: int, flip: bool, warn: Say, say: Say
+) -> tuple[Tensor, Tensor]:
     means, stds, small = [], [], []
     device = next(base.vae.parameters()).device
     for number, example in enumerate(examples, 1):
@@ -58,9 +78,7 @@ def build(
             f"enlarged, {small[0]} for one: lower the resolution or replace them"
         )
     scale = float(base.vae.config.scaling_factor)
-    mean, std = _by_view(means) * scale, _by_view(stds) * scale
-    text = _encode(base, [example.prompt for example in examples], warn)
-    return Cache(mean, std, text.repeat(2, 1, 1) if flip else text, base.encode_text([""]).cpu())
+    return _by_view(means) * scale, _by_view(stds) * scale
 
 
 def _by_view(rows: list[Tensor]) -> Tensor:
@@ -68,12 +86,10 @@ def _by_view(rows: list[Tensor]) -> Tensor:
     return torch.stack(rows, dim=1).flatten(0, 1)
 
 
-def _encode(base: Base, prompts: list[str], warn: Say) -> Tensor:
+def _encode_texts(base: Base, prompts: list[str], warn: Say) -> Tensor:
     """Encode prompts in small groups; warn of those that CLIP's 77 tokens cut."""
-    unique = list(dict.fromkeys(prompts))
-    full = [prompt for prompt in unique if base.tokenizer.count(prompt) > LENGTH - 2]
+    full = [prompt for prompt in prompts if base.tokenizer.count(prompt) > LENGTH - 2]
     if full:
         warn(f"{len(full)} captions are longer than {LENGTH - 2} tokens; their ends are not seen")
-    rows = [base.encode_text(unique[i : i + 32]).float().cpu() for i in range(0, len(unique), 32)]
-    embeddings = torch.cat(rows)
-    return embeddings[[unique.index(prompt) for prompt in prompts]]
+    groups = [prompts[i : i + TEXTS] for i in range(0, len(prompts), TEXTS)]
+    return torch.cat([base.encode_text(group).float().cpu() for group in groups])

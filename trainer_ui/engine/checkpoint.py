@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from shira_core.errors import FileInvalid
 from shira_core.atomic import atomic_write
+from shira_core.errors import FileInvalid
 
 from .errors import ConfigInvalid
 
@@ -69,10 +69,10 @@ def check(progress: Progress, settings: Mapping[str, Any]) -> None:
     for name in {**progress.settings, **settings}:
         before, now = progress.settings.get(name), settings.get(name)
         if before != now:
-            raise ConfigInvalid(
-                f"cannot resume: {name} was {before!r} and is now {now!r}: set it back, "
-                "or start anew with --overwrite"
-            )
+            what = f"{name} was {before!r} and is now {now!r}: set it back"
+            if name.startswith("contents of "):  # a hash tells a person nothing
+                what = f"the {name} have changed since: put them back"
+            raise ConfigInvalid(f"cannot resume: {what}, or start anew with --overwrite")
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

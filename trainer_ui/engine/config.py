@@ -56,9 +56,7 @@ class Config(BaseModel):
     axis: Literal["columns", "rows", "both"] = Field(
         "columns", description="lines that the mask struct takes besides the diagonal"
     )
-    dora: bool = Field(
-        False, description="also train the magnitude of each output channel (DoRA)"
-    )
+    dora: bool = Field(False, description="also train the magnitude of each output channel (DoRA)")
     layers: Literal["all", "attention"] = Field(
         "all", description="weights of the UNet to train: all blocks, or only their attention"
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from .errors import DataInvalid
 
 EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
+OTHER_EXTENSIONS = frozenset((".gif", ".tif", ".tiff", ".heic", ".avif", ".jxl", ".psd"))
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,31 @@ def find(folder: Path, trigger: str = "") -> list[Example]:
     if not paths:
         raise DataInvalid(_no_pictures(folder))
     return [Example(path, join(trigger, caption(path, trigger))) for path in paths]
+
+
+def notes(folder: Path, examples: list[Example]) -> list[str]:
+    """Return a line for everything in the folder that looks as if it should be trained, but is not.
+
+    Pictures without a caption among captioned ones, captions without a picture, pictures in
+    subfolders, and pictures in formats that are not read.
+    """
+    paths = {example.path for example in examples}
+    bare = sorted(path.name for path in paths if not path.with_suffix(".txt").is_file())
+    stems = {path.stem for path in paths}
+    lonely = [path.name for path in sorted(folder.glob("*.txt")) if path.stem not in stems]
+    other = [p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in OTHER_EXTENSIONS]
+    below = {path: count for path, count in _counts(folder).items() if count}
+    lines = []
+    if 0 < len(bare) < len(paths):
+        lines.append(f"{len(bare)} of {len(paths)} pictures have no .txt, {bare[0]} for one")
+    if lonely:
+        lines.append(f"{len(lonely)} .txt files have no picture of their name, {lonely[0]} for one")
+    if below:
+        where = ", ".join(f"{count} in {path.name}" for path, count in below.items())
+        lines.append(f"pictures in subfolders are not trained: {where}")
+    if other:
+        lines.append(f"{len(other)} pictures are not trained, save them as PNG: {other[0]} for one")
+    return lines
 
 
 def caption(path: Path, trigger: str = "") -> str:
@@ -104,10 +130,15 @@ def _pictures(folder: Path) -> list[Path]:
     )
 
 
+def _counts(folder: Path) -> dict[Path, int]:
+    """Return the number of pictures in each folder up to two levels below."""
+    below = [path for pattern in ("*/", "*/*/") for path in sorted(folder.glob(pattern))]
+    return {path: len(_pictures(path)) for path in below if path.is_dir()}
+
+
 def _no_pictures(folder: Path) -> str:
     """Say that a folder has no pictures, and which folder below it the person may have meant."""
-    below = [path for pattern in ("*/", "*/*/") for path in sorted(folder.glob(pattern))]
-    counts = {path: len(_pictures(path)) for path in below if path.is_dir()}
+    counts = _counts(folder)
     best = max(counts, key=lambda path: counts[path], default=None)
     if best is not None and counts[best]:
         return (

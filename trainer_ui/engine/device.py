@@ -19,7 +19,7 @@ def choose(config: Config) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(config.device)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError):
         raise ConfigInvalid(
             f"device = {config.device!r} is not on this machine or this torch: use auto or cpu"

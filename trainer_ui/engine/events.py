@@ -24,7 +24,10 @@ class Events:
     """Appends events to a JSON-lines file; a reader may follow it while the run goes on."""
 
     def __init__(self, path: Path, append: bool) -> None:
+        torn = append and path.is_file() and not path.read_bytes().endswith(b"\n")
         self._file = path.open("a" if append else "w", encoding="utf-8")
+        if torn:  # the process before was killed while it wrote
+            self._file.write("\n")
 
     def emit(self, event: str, **values: Any) -> None:
         """Write one event at once. Numbers that JSON lacks (nan, inf) become null."""

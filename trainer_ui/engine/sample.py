@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from shira_core.atomic import atomic_write
 
+from . import device
 from .base import Base
 from .config import Config
 from .data import join
@@ -23,30 +25,66 @@ MARGIN, LABEL = 8, 22
 THUMBNAIL_SIDE, THUMBNAIL_BYTES = 256, 60_000
 
 
-def prompts(config: Config, training: list[str]) -> list[str]:
-    """Return the prompts to draw: the given ones with the trigger, else some of the training."""
+@dataclass(frozen=True)
+class Scene:
+    """What is drawn each time, prepared once.
+
+    noise: (n, 4, h, w) on the CPU. without, towards: (n, 77, width), embeddings of the negative
+    prompt and of the prompts, on the device.
+    """
+
+    prompts: list[str]
+    noise: Tensor
+    without: Tensor
+    towards: Tensor
+
+
+def scene(base: Base, config: Config, training: list[str], resolution: int) -> Scene | None:
+    """Return the prompts to draw: the given ones with the trigger, else some of the training.
+
+    None when no pictures are wanted.
+    """
+    if not config.sample_count:
+        return None
     given = [join(config.trigger, prompt) for prompt in config.sample_prompts]
-    return list(dict.fromkeys(given or training))[: config.sample_count]
+    prompts = list(dict.fromkeys(given or training))[: config.sample_count]
+    side = resolution // base.factor
+    seeds = range(config.sample_seed, config.sample_seed + len(prompts))
+    noise = [torch.randn(4, side, side, generator=generator(s, "sample", 0)) for s in seeds]
+    return Scene(
+        prompts,
+        torch.stack(noise),
+        base.encode_text([config.sample_negative]).expand(len(prompts), -1, -1),
+        base.encode_text(prompts),
+    )
 
 
 @torch.no_grad()
-def draw(base: Base, config: Config, texts: list[str], resolution: int) -> list[Image.Image]:
-    """Draw one picture per prompt with the UNet as it is now, on fixed noise."""
-    device = next(base.unet.parameters()).device
-    scheduler = _scheduler(base.scheduler)
-    scheduler.set_timesteps(config.sample_steps, device=device)
-    side = resolution // base.factor
-    seeds = (config.sample_seed + i for i in range(len(texts)))
-    noise = [torch.randn(4, side, side, generator=generator(s, "sample", 0)) for s in seeds]
-    latents = torch.stack(noise).to(device) * scheduler.init_noise_sigma
-    context = base.encode_text([*[config.sample_negative] * len(texts), *texts])
-    for time in scheduler.timesteps:
-        inputs = scheduler.scale_model_input(torch.cat([latents, latents]), time)
-        without, towards = base.unet(inputs, time, context).sample.float().chunk(2)
-        output = without + config.sample_guidance * (towards - without)
-        latents = scheduler.step(output, time, latents).prev_sample
-    scale = float(base.vae.config.scaling_factor)
-    return [_picture(base.vae.decode(row[None] / scale).sample[0]) for row in latents]
+def draw(
+    base: Base, config: Config, wanted: Scene, stopped: Callable[[], bool]
+) -> list[Image.Image]:
+    """Draw one picture per prompt with the UNet as it is now; none when `stopped` on the way.
+
+    Not more pictures at once than a training step has, so that they find room where it does.
+    """
+    place = next(base.unet.parameters()).device
+    pictures: list[Image.Image] = []
+    for start in range(0, len(wanted.prompts), config.batch_size):
+        part = slice(start, start + config.batch_size)
+        scheduler = _scheduler(base.scheduler)
+        scheduler.set_timesteps(config.sample_steps, device=place)
+        latents = wanted.noise[part].to(place) * scheduler.init_noise_sigma
+        context = torch.cat([wanted.without[part], wanted.towards[part]])
+        for time in scheduler.timesteps:
+            if stopped():
+                return []
+            inputs = scheduler.scale_model_input(torch.cat([latents, latents]), time)
+            with device.autocast(config, place):
+                without, towards = base.unet(inputs, time, context).sample.float().chunk(2)
+            output = without + config.sample_guidance * (towards - without)
+            latents = scheduler.step(output, time, latents).prev_sample
+        pictures += _decode(base, latents)
+    return pictures
 
 
 def _scheduler(config: Mapping[str, Any]) -> Any:
@@ -55,6 +93,11 @@ def _scheduler(config: Mapping[str, Any]) -> Any:
     if config.get("rescale_betas_zero_snr"):
         return DDIMScheduler.from_config({**config, "timestep_spacing": "trailing"})
     return DPMSolverMultistepScheduler.from_config(dict(config))
+
+
+def _decode(base: Base, latents: Tensor) -> list[Image.Image]:
+    scale = float(base.vae.config.scaling_factor)
+    return [_picture(base.vae.decode(row[None] / scale).sample[0]) for row in latents]
 
 
 def _picture(pixels: Tensor) -> Image.Image:

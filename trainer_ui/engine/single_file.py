@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from shira_core import keymaps
+from shira_core.container import read_header
 from shira_core.mask import Shape
 from shira_core.names import UNET
 from shira_core.translate import Source
@@ -52,26 +53,21 @@ _VAE_NAMES = (
 
 
 class Checkpoint:
-    """An open `.safetensors` checkpoint: shapes at once, tensors when read."""
+    """A `.safetensors` checkpoint: shapes at once, tensors when read.
+
+    Raises FileInvalid when it is cut off, damaged, or a pickle under another name.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._file = safe_open(path, framework="pt")
-            self.shapes: Mapping[str, Shape] = {
-                name: tuple(self._file.get_slice(name).get_shape())
-                for name in list(self._file.keys())
-            }
-        except (SafetensorError, OSError) as error:
-            raise BaseInvalid(
-                f"base {path} is not a readable safetensors file ({error}): it may be cut off, "
-                "download or copy it again"
-            ) from None
-        self.metadata: Mapping[str, str] = self._file.metadata() or {}
+        header = read_header(path)
+        self.metadata: Mapping[str, str] = header.metadata
+        self.shapes: Mapping[str, Shape] = {n: info.shape for n, info in header.tensors.items()}
+        self._file = safe_open(path, framework="pt")
 
     def read(self, name: str) -> Tensor:
-        """Return one tensor as contiguous float32."""
-        return self._file.get_tensor(name).float().contiguous()
+        """Return one tensor as float32, in memory of its own."""
+        return self._file.get_tensor(name).to(torch.float32, copy=True)
 
     def shape(self, name: str) -> Shape:
         if name not in self.shapes:

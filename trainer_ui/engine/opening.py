@@ -1,0 +1,87 @@
+"""Open everything that a run works on: pictures, base, cache; one clear line for what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import base as bases
+from . import cache as caches
+from . import checkpoint, data, device, sample
+from .cache import Say
+from .config import Config
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a run works on.
+
+    base: on the device, without its text encoder, which has done its work.
+    signal: (1000,) float32 on the device, alpha-bar of every timestep.
+    scene: what the samples show, or None.
+    settings: all that the trained weights depend on, as JSON values.
+    """
+
+    base: bases.Base
+    cache: caches.Cache
+    signal: Tensor
+    scene: sample.Scene | None
+    settings: dict[str, Any]
+    pictures: int
+    resolution: int
+    device: torch.device
+
+
+def open_run(config: Config, say: Say, warn: Say) -> Opened:
+    """Open the pictures and the base of a run; raises our errors for either.
+
+    A run to resume is compared with its checkpoint before anything slow is done.
+    """
+    place = device.choose(config)
+    examples = data.find(config.images, config.trigger)
+    for line in data.notes(config.images, examples):
+        warn(line)
+    say(f"opening {config.base}")
+    base = _base(config)
+    resolution = config.resolution or base.resolution
+    settings = {
+        **config.fingerprint(),
+        "resolution": resolution,
+        "contents of the pictures": data.digest(examples),
+        "contents of the base": base.sha256,
+    }
+    if config.resume:
+        checkpoint.check(checkpoint.load(config.run_folder)[0], settings)
+    for module in (base.unet, base.vae, base.text_encoder):
+        module.requires_grad_(False).to(place)
+    say(f"encoding {len(examples)} pictures at {resolution} px")
+    return Opened(
+        cache=caches.build(base, examples, resolution, config.flip, warn, say),
+        scene=sample.scene(base, config, [each.prompt for each in examples], resolution),
+        base=replace(base, text_encoder=None),
+        signal=_signal(base).to(place),
+        settings=settings,
+        pictures=len(examples),
+        resolution=resolution,
+        device=place,
+    )
+
+
+def _base(config: Config) -> bases.Base:
+    """Open the base as the settings want it."""
+    base = bases.open_base(config.base)
+    if config.prediction != "auto":
+        base = replace(base, scheduler={**base.scheduler, "prediction_type": config.prediction})
+    if config.gradient_checkpointing:
+        base.unet.train()
+        base.unet.enable_gradient_checkpointing()
+    return base
+
+
+def _signal(base: bases.Base) -> Tensor:
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler.from_config(dict(base.scheduler)).alphas_cumprod.float()
