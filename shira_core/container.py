@@ -117,15 +117,17 @@ def strict_json(text: str) -> Any:
 
 
 def _check_depth(values: Any) -> None:
-    level = [values]
+    level = _inside([values])
     for _ in range(MAX_DEPTH):
-        level = [child for item in level for child in _children(item)]
+        level = [child for item in level for child in _inside(item)]
     if level:
         raise ValueError("it is nested too deeply")
 
 
-def _children(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+def _inside(value: Any) -> Iterable[Any]:
+    """Return the objects and lists in an object or list."""
+    children = value.values() if isinstance(value, dict) else value
+    return [child for child in children if isinstance(child, (dict, list))]
 
 
 def _refuse_irregular(mode: int) -> None:
