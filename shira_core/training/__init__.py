@@ -13,7 +13,8 @@
         run.adapter(base="my-model").save("mine.shira")
 
 There is no adapter branch in the forward pass: the weights themselves move, and are the base's
-again, bit for bit, when the block ends.
+again, bit for bit, when the block ends. Of a "struct" mask only the lines are differentiated;
+columns without a diagonal (`axis="columns", diagonal=False`) keep the least for the backward pass.
 """
 
 from .calibrate import calibrate
