@@ -16,7 +16,7 @@ from .atomic import atomic_write, refuse_existing
 from .check import check_fit
 from .container import Container, TensorInfo, open_data, read_header, strict_json
 from .errors import FileInvalid
-from .plan import Entries, Entry, alphas, as_stack, draft
+from .plan import Entries, Entry, alphas, as_stack, draft, read_all
 
 CHUNK = 1 << 22
 KEY = "shira.baked"
@@ -153,7 +153,7 @@ def _write_changed(job: _Job, name: str, info: TensorInfo) -> None:
 def _add(weight: Tensor, name: str, stack: Sequence[Entry]) -> None:
     """Add a stack to one weight in place."""
     share = [entry for entry in stack if name in entry.adapter.weights]
-    plan = draft(share, name).bind(weight)
+    plan = draft(name, read_all(share, name)).bind(weight)
     entries.write(weight, plan.positions, plan.values(alphas(share, name)))
 
 

@@ -13,7 +13,7 @@ from .errors import ArchitectureMismatch, InvalidValue, ShapeMismatch
 from .header import Header
 from .mask import Mask, SparseDelta
 from .names import label
-from .plan import Draft, Entries, Entry, alphas, as_stack, draft
+from .plan import Draft, Entries, Entry, alphas, as_stack, draft, read_all
 
 Mode = Callable[[Draft, Sequence[float]], Tensor]
 
@@ -46,7 +46,7 @@ def mix(
 
 
 def _mixed(stack: Sequence[Entry], name: str, mode: Mode, dtype: torch.dtype | None) -> SparseDelta:
-    parts = draft(stack, name)
+    parts = draft(name, read_all(stack, name))
     kept = [part.values.dtype for part in parts.parts]
     widest = kept[0] if len(set(kept)) == 1 else torch.float32
     values = mode(parts, alphas(stack, name)).to(dtype or widest)

@@ -16,6 +16,10 @@ LABELS = {
     "flux": "Flux",
 }
 UNET = "model.diffusion_model."
+_SDXL = "conditioner.embedders."
+_CONTEXTS = tuple(
+    f"input_blocks.{number}.1.transformer_blocks.0.attn2.to_k.weight" for number in (1, 4)
+)
 _PREFIXES = {
     "cond_stage_model.": "te1",
     "conditioner.embedders.0.": "te1",
@@ -67,13 +71,9 @@ def detect(shapes: Mapping[str, Iterable[int]]) -> str:
     shapes: shape by weight name. "sd15-compact" has SD1.5's topology in other widths.
     """
     first = tuple(shapes.get(UNET + "input_blocks.0.0.weight", ()))
-    context = tuple(
-        shapes.get(UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", ())
-    )
-    if any(name.startswith("conditioner.embedders.1.") for name in shapes):
-        return "sdxl"
-    if any(name.startswith("conditioner.embedders.0.") for name in shapes):
-        return "sdxl-refiner"
+    context = next((tuple(shapes[UNET + name]) for name in _CONTEXTS if UNET + name in shapes), ())
+    if f"{UNET}label_emb.0.0.weight" in shapes or any(n.startswith(_SDXL) for n in shapes):
+        return "sdxl-refiner" if context[-1:] == (1280,) else "sdxl"
     if first and context:
         if context[-1] == 1024:
             return "sd2"

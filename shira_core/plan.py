@@ -7,7 +7,7 @@ order depends on the addends alone, so the order of the adapters never changes a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,10 +68,19 @@ class Draft:
         total = torch.zeros(len(self.positions), dtype=dtype, device=self.positions.device)
         for part, alpha in active:
             addend = part.values.to(dtype) * alpha
-            total.index_add_(0, part.places, addend) if part.places is not None else total.add_(
-                addend
-            )
+            if part.places is None:
+                total += addend
+            else:
+                total.index_add_(0, part.places, addend)
         return total
+
+    def addend(self, source: int) -> tuple[Tensor, Tensor] | None:
+        """Return positions and values of one adapter's delta, or None if it has none here."""
+        for part in self.parts:
+            if part.source == source:
+                own = self.positions if part.places is None else self.positions[part.places]
+                return own, part.values
+        return None
 
     def bind(self, weight: Tensor) -> Plan:
         """Return the plan for a weight, which holds its own values now."""
@@ -99,7 +108,8 @@ class Plan(Draft):
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         result = self.total(alphas, wide).to(self.original.device).add_(self.original.to(wide))
         limit = torch.finfo(dtype).max
-        if not bool(result.abs().max() <= limit):
+        least, most = torch.aminmax(result)
+        if not bool((least >= -limit) & (most <= limit)):  # also when one of them is NaN
             raise InvalidValue(
                 f"{self.name} leaves the range of {dtype} (its largest number is {limit:.4g}): "
                 "lower the alphas"
@@ -112,22 +122,32 @@ def as_stack(pairs: Entries) -> tuple[Entry, ...]:
     return tuple(Entry(adapter, as_alpha(alpha)) for adapter, alpha in pairs)
 
 
-def draft(stack: Sequence[Entry], name: str, device: torch.device | str = "cpu") -> Draft:
-    """Read what a stack changes in one weight, which at least one of its adapters has."""
-    deltas = [
-        (index, entry.adapter.weights.read(name, device))
+def read(adapter: Adapter, name: str, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Return positions and values of one delta, on `device`."""
+    delta = adapter.weights.read(name, device)
+    return delta.positions, delta.values
+
+
+def read_all(stack: Sequence[Entry], name: str) -> dict[int, tuple[Tensor, Tensor]]:
+    """Return positions and values of each adapter's delta of one weight, by index in the stack."""
+    return {
+        index: read(entry.adapter, name)
         for index, entry in enumerate(stack)
         if name in entry.adapter.weights
-    ]
-    if len(deltas) == 1:
-        source, delta = deltas[0]
-        return Draft(name, delta.positions, (Part(source, delta.values, None),))
-    positions = torch.cat([delta.positions for _, delta in deltas]).unique(sorted=True)
+    }
+
+
+def draft(name: str, addends: Mapping[int, tuple[Tensor, Tensor]]) -> Draft:
+    """Return the draft for a weight from positions and values of its deltas, at least one."""
+    if len(addends) == 1:
+        ((source, (positions, values)),) = addends.items()
+        return Draft(name, positions, (Part(source, values, None),))
+    union = torch.cat([positions for positions, _ in addends.values()]).unique(sorted=True)
     parts = tuple(
-        Part(source, delta.values, torch.searchsorted(positions, delta.positions))
-        for source, delta in deltas
+        Part(source, values, torch.searchsorted(union, positions))
+        for source, (positions, values) in addends.items()
     )
-    return Draft(name, positions, parts)
+    return Draft(name, union, parts)
 
 
 def alphas(stack: Sequence[Entry], name: str) -> list[float]:

@@ -13,7 +13,7 @@ from . import entries
 from .alpha import Alpha, as_alpha
 from .check import check_fit
 from .errors import InvalidValue, OutOfMemory
-from .plan import Draft, Entries, Entry, Plan, alphas, as_stack, draft
+from .plan import Draft, Entries, Entry, Plan, alphas, as_stack, draft, read
 
 Target = nn.Module | Mapping[str, Tensor]
 
@@ -61,7 +61,7 @@ class Stack:
         same = len(wanted) == len(self._entries) and all(
             new.adapter is old.adapter for new, old in zip(wanted, self._entries, strict=True)
         )
-        self._move(wanted, self._plans if same else _drafts(wanted, _tensors(self._target)))
+        self._move(wanted, self._plans if same else self._drafts(wanted))
 
     def remove(self) -> None:
         """Write the originals back, bit for bit. A second call does nothing."""
@@ -77,6 +77,29 @@ class Stack:
         trace: TracebackType | None,
     ) -> None:
         self.remove()
+
+    def _drafts(self, wanted: Sequence[Entry]) -> dict[str, Draft]:
+        """Check all adapters against the target, read them, and return the drafts by weight."""
+        tensors = _tensors(self._target)
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        for entry in wanted:
+            check_fit(entry.adapter, shapes)
+        names = dict.fromkeys(name for entry in wanted for name in entry.adapter.weights)
+        _check_tensors({name: tensors[name] for name in names})
+        return {name: draft(name, self._addends(wanted, name, tensors[name])) for name in names}
+
+    def _addends(
+        self, wanted: Sequence[Entry], name: str, weight: Tensor
+    ) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return what each adapter adds to one weight; the files of those applied stay closed."""
+        held = self._plans.get(name)
+        found = {}
+        for index, entry in enumerate(wanted):
+            if name in entry.adapter.weights:
+                now = [i for i, each in enumerate(self._entries) if each.adapter is entry.adapter]
+                known = held.addend(now[0]) if held and now else None
+                found[index] = known or read(entry.adapter, name, weight.device)
+        return found
 
     def _move(self, wanted: tuple[Entry, ...], plans: Mapping[str, Draft]) -> None:
         """Bring every weight from its plan to the wanted one, or all of them back."""
@@ -155,16 +178,6 @@ def _weight(tensors: Mapping[str, Tensor], name: str, plan: Plan | None) -> Tens
             "model, and load the base again now"
         )
     return weight
-
-
-def _drafts(wanted: Sequence[Entry], tensors: Mapping[str, Tensor]) -> dict[str, Draft]:
-    """Check all adapters against the target, read them, and return the drafts by weight."""
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    for entry in wanted:
-        check_fit(entry.adapter, shapes)
-    names = dict.fromkeys(name for entry in wanted for name in entry.adapter.weights)
-    _check_tensors({name: tensors[name] for name in names})
-    return {name: draft(wanted, name, tensors[name].device) for name in names}
 
 
 def _check_tensors(tensors: Mapping[str, Tensor]) -> None:

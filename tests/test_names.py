@@ -54,6 +54,8 @@ def test_component_and_block(name: str, component: str, block: str) -> None:
 
 
 STEM = UNET + "input_blocks.0.0.weight"
+LATER = UNET + "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+REFINER = {"conditioner.embedders.0.model.ln_final.weight": (1280,)}
 CONTEXT = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
 
@@ -67,7 +69,8 @@ CONTEXT = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
             {STEM: (320, 4, 3, 3), "conditioner.embedders.1.model.ln_final.weight": (1280,)},
             "sdxl",
         ),
-        ({"conditioner.embedders.0.model.ln_final.weight": (1280,)}, "sdxl-refiner"),
+        ({STEM: (320, 4, 3, 3), UNET + "label_emb.0.0.weight": (1280, 2816)}, "sdxl"),
+        ({STEM: (384, 4, 3, 3), LATER: (768, 1280), **REFINER}, "sdxl-refiner"),
         ({"double_blocks.0.img_attn.qkv.weight": (9216, 3072)}, "flux"),
         ({UNET + "joint_blocks.0.x_block.attn.qkv.weight": (4608, 1536)}, "sd3"),
         ({"layer.weight": (3, 3)}, "unknown"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -208,13 +209,28 @@ def test_a_module_is_edited_under_its_own_names() -> None:
     assert all(p.requires_grad for p in module.parameters())
 
 
-def test_files_apply_as_adapters_in_memory_do(tmp_path) -> None:
+def test_files_apply_as_adapters_in_memory_do(tmp_path: Path) -> None:
     a = random_adapter(SHAPES, 1, mask="struct")
     loaded = shira.load(a.save(tmp_path / "a.shira"))
     one, other = base(torch.bfloat16), base(torch.bfloat16)
     shira.apply(one, [(a, 0.8)])
     shira.apply(other, [(loaded, 0.8)])
     assert all(bits(one[name]) == bits(other[name]) for name in one)
+
+
+def test_adapters_that_stay_need_their_files_no_more(tmp_path: Path) -> None:
+    weights, paths = base(), [tmp_path / f"{seed}.shira" for seed in (1, 2, 3)]
+    a, b, c = (
+        shira.load(random_adapter(SHAPES, seed).save(path)) for seed, path in enumerate(paths)
+    )
+    stack = shira.apply(weights, [(a, 1.0), (b, 0.5)])
+    paths[0].unlink()
+    paths[1].unlink()
+    stack.set([(c, 0.2), (b, 0.5), (a, 0.7)])
+    stack.set([(b, 0.5)])
+    fresh = base()
+    shira.apply(fresh, [(random_adapter(SHAPES, 1), 0.5)])
+    assert all(bits(weights[name]) == bits(fresh[name]) for name in weights)
 
 
 def lacks_a_weight(weights: Weights, good: shira.Adapter) -> shira.Adapter:

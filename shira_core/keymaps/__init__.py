@@ -57,7 +57,5 @@ def architecture(shapes: Mapping[str, Shape]) -> str:
 
     shapes: shape of each weight of the UNet, by its name there.
     """
-    found = {source.name: shapes[name] for name, source in unet(shapes, checkpoint.UNET).items()}
-    if f"{checkpoint.UNET}label_emb.0.0.weight" in found:
-        return "sdxl"
-    return checkpoint.detect(found)
+    found = unet(shapes, checkpoint.UNET)
+    return checkpoint.detect({source.name: shapes[name] for name, source in found.items()})
