@@ -1,4 +1,4 @@
-"""Fixtures of several test files: a random base with SD1.5's topology, and training pictures."""
+"""Fixtures of several test files: a random base like SD1.5, pictures, a trained adapter."""
 
 from __future__ import annotations
 
@@ -59,3 +59,33 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture.save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"a box number {number}", encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def settings(tiny_base: Path, pictures: Path, tmp_path: Path) -> dict[str, object]:
+    """Settings of a short training run, as JSON values; its output is `style.shira`."""
+    from trainer_runs import SETTINGS
+
+    paths = {"base": tiny_base, "images": pictures, "out": tmp_path / "style.shira"}
+    return {**SETTINGS, **{name: str(path) for name, path in paths.items()}}
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tiny_base: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The adapter of an uninterrupted run, and the UNet's weights after its last step."""
+    from trainer_runs import SETTINGS
+
+    from trainer_ui.engine.config import load
+    from trainer_ui.engine.loop import train
+
+    out = tmp_path_factory.mktemp("trained") / "style.shira"
+    weights: dict[str, torch.Tensor] = {}
+
+    def watch(step: int, unet: torch.nn.Module) -> None:
+        weights.update({name: value.clone() for name, value in unet.state_dict().items()})
+
+    paths = {"base": tiny_base, "images": pictures, "out": out}
+    assert train(load(None, {**SETTINGS, **paths}), watch) == out
+    return out, weights

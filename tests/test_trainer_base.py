@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 from shira_core import keymaps
+from shira_core.errors import FileInvalid
 from shira_core.names import UNET
 from trainer_ui.engine import single_file
 from trainer_ui.engine.base import Base, open_base
@@ -130,9 +131,11 @@ def test_a_folders_own_tokenizer_is_used(tmp_path: Path) -> None:
     assert tokenizer.count("a " * 90) == 90
 
 
-def single(folder: Path, *names: str, shape: tuple[int, ...] = (4, 4)) -> Path:
+def single(folder: Path, *names: str, **shapes: tuple[int, ...]) -> Path:
+    """A checkpoint with these names; the UNet's have the given or SD1.5's shape."""
     path = folder / "model.safetensors"
-    save_file({name: torch.zeros(shape) for name in names}, path)
+    sizes = {STEM: shapes.get("stem", (320, 4, 3, 3)), CONTEXT: shapes.get("context", (320, 768))}
+    save_file({name: torch.zeros(sizes.get(name, (4, 4))) for name in names}, path)
     return path
 
 
@@ -164,26 +167,46 @@ def file_of(root: Path, name: str, content: bytes) -> Path:
     return root / name
 
 
-STEM = "model.diffusion_model.input_blocks.0.0.weight"
+STEM = f"{UNET}input_blocks.0.0.weight"
+CONTEXT = f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 BAD = {
     "absent": (lambda root, base: root / "none.safetensors", "does not exist"),
     "pickle": (lambda root, base: file_of(root, "a.ckpt", b"x"), "is a pickle"),
-    "no safetensors": (lambda root, base: file_of(root, "a.safetensors", b"x" * 99), "cut off"),
-    "sdxl": (lambda root, base: single(root, "conditioner.embedders.1.x"), "an SDXL model"),
-    "sd2": (lambda root, base: single(root, "cond_stage_model.model.x"), "an SD2 model"),
+    "renamed pickle": (lambda root, base: file_of(root, "a.safetensors", b"PK\3\4" * 99), "pickle"),
+    "no safetensors": (lambda root, base: file_of(root, "a.safetensors", b"x" * 99), "cut short"),
+    "sdxl": (lambda root, base: single(root, "conditioner.embedders.1.x"), "(SDXL)"),
+    "refiner": (
+        lambda root, base: single(
+            root, STEM, CONTEXT, "conditioner.embedders.0.x", context=(320, 1280)
+        ),
+        "(SDXL refiner)",
+    ),
+    "sd2": (lambda root, base: single(root, STEM, CONTEXT, context=(320, 1024)), "(SD2.x)"),
+    "flux": (lambda root, base: single(root, "double_blocks.0.x"), "(Flux)"),
     "lora": (lambda root, base: single(root, "lora_unet_x.lora_up.weight"), "a LoRA"),
     "adapter": (lambda root, base: single(root, "x.values", "x.gaps"), "a SHiRA adapter"),
+    "part": (lambda root, base: single(root, "down_blocks.0.x"), "one part of a diffusers folder"),
     "other": (lambda root, base: single(root, "x"), "no Stable Diffusion checkpoint"),
-    "no vae": (lambda root, base: single(root, STEM), "has no VAE"),
-    "inpainting": (lambda root, base: single(root, STEM, shape=(4, 9, 3, 3)), "inpainting"),
+    "no vae": (lambda root, base: single(root, STEM, CONTEXT), "has no VAE"),
+    "not whole": (
+        lambda root, base: single(root, STEM, CONTEXT, single_file.VAE + "x", single_file.TEXT),
+        "it is not a whole SD1.5 model",
+    ),
+    "inpainting": (
+        lambda root, base: single(root, STEM, CONTEXT, stem=(320, 9, 3, 3)),
+        "inpainting",
+    ),
     "empty folder": (lambda root, base: root, "no diffusers folder"),
+    "folder above": (lambda root, base: folder_with(root, base).parent, "give --base"),
+    "folder below": (lambda root, base: folder_with(root, base) / "unet", "a part of one"),
+    "folder of a file": (lambda root, base: single(root, STEM).parent, "holds model.safetensors"),
     "sdxl folder": (
         lambda root, base: folder_with(root, base, addition_embed_type="text_time"),
-        "an SDXL model",
+        "(SDXL)",
     ),
     "sd2 folder": (
         lambda root, base: folder_with(root, base, use_linear_projection=True),
-        "an SD2 model",
+        "(SD2.x)",
     ),
     "pickled folder": (pickled, "only a pickle"),
     "cut folder": (cut, "cannot be opened"),
@@ -193,7 +216,7 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_a_wrong_base_is_one_clear_line(tmp_path: Path, tiny_base: Path, kind: str) -> None:
     make, expected = BAD[kind]
-    with pytest.raises(BaseInvalid) as caught:
+    with pytest.raises((BaseInvalid, FileInvalid)) as caught:
         open_base(make(tmp_path, tiny_base))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -138,3 +138,24 @@ def test_the_digest_sees_pixels_and_captions(tmp_path: Path) -> None:
     picture(path, color="blue")
     third = data.digest(data.find(tmp_path))
     assert len({first, second, third}) == 3
+
+
+def test_what_is_not_trained_is_told(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "more/c.png"):
+        picture(tmp_path / name)
+    (tmp_path / "a.txt").write_text("a cat")
+    (tmp_path / "d.txt").write_text("a dog")
+    (tmp_path / "e.gif").write_bytes(b"")
+    lines = data.notes(tmp_path, data.find(tmp_path))
+    expected = (
+        "1 of 2 pictures have no .txt, b.png for one",
+        "1 .txt files have no picture of their name, d.txt for one",
+        "pictures in subfolders are not trained: 1 in more",
+        "1 pictures are not trained, save them as PNG: e.gif for one",
+    )
+    assert tuple(lines) == expected
+
+
+def test_a_tidy_folder_needs_no_notes(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    assert data.notes(tmp_path, data.find(tmp_path)) == []

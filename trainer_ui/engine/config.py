@@ -53,8 +53,8 @@ class Config(BaseModel):
     shard: int = Field(
         0, ge=0, description="0, 1, 2...: another shard trains other entries, for mixing"
     )
-    axis: Literal["columns", "rows", "both"] = Field(
-        "columns", description="lines that the mask struct takes besides the diagonal"
+    axis: Literal["columns", "rows", "both"] | None = Field(
+        None, description="lines of the mask struct besides the diagonal; default: columns"
     )
     dora: bool = Field(False, description="also train the magnitude of each output channel (DoRA)")
     layers: Literal["all", "attention"] = Field(
@@ -119,9 +119,11 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_budget(cls, data: Any) -> Any:
-        """Exactly one of density and rank is set afterwards."""
+    def _together(cls, data: Any) -> Any:
+        """Refuse settings that exclude each other; one of density and rank is set afterwards."""
         if isinstance(data, Mapping):
+            if data.get("axis") and data.get("mask") != "struct":
+                raise ValueError("axis belongs to mask struct: set that or leave axis out")
             has_density, has_rank = (data.get(k) is not None for k in ("density", "rank"))
             if has_density and has_rank:
                 raise ValueError("density and rank exclude each other: keep one of the two")

@@ -59,7 +59,7 @@ def _training(config: Config, facts: Facts) -> dict[str, Any]:
     summary: dict[str, Any] = {name: getattr(config, name) for name in SUMMARY}
     summary |= {"pictures": facts.pictures, "resolution": facts.resolution}
     summary |= {"rank": config.rank} if config.rank else {}
-    return summary | ({"axis": config.axis} if config.mask == "struct" else {})
+    return summary | ({"axis": config.axis} if config.axis else {})
 
 
 def _extra(config: Config, facts: Facts) -> dict[str, str]:

@@ -33,7 +33,7 @@ def start(
         options["gradients"] = calibrate(
             unet, batches, lambda _, number: loss(number), layers=chosen, device="cpu"
         )
-    if config.mask == "struct":
+    if config.axis:
         options["axis"] = config.axis
     return finetune(
         unet,
