@@ -1,5 +1,6 @@
-"""Adapters for tests of files: random and structured deltas."""
+"""Adapters for tests of files: random and structured deltas, and files taken apart."""
 
+import json
 import math
 
 import torch
@@ -59,3 +60,21 @@ def mixed_adapter(**fields):
         "e.weight": struct_delta((6, 5, 3, 3), [], [2], False, torch.bfloat16),
     }
     return Adapter(Header(**fields), MemoryWeights(weights))
+
+
+def take_apart(path):
+    """Return the JSON header, the JSON in its metadata, and the data of a `.shira` file."""
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    return header, json.loads(header["__metadata__"]["shira"]), raw[8 + length :]
+
+
+def put_together(path, header, about, data):
+    """Write a `.shira` file of possibly senseless parts; header and about may be text."""
+    if not isinstance(header, str):
+        text = about if isinstance(about, str) else json.dumps(about)
+        header = json.dumps(header | {"__metadata__": header["__metadata__"] | {"shira": text}})
+    encoded = header.encode("utf-8", "surrogatepass")
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
+    return path
