@@ -1,6 +1,9 @@
 """Fetch vector emoji by package name, render them, pack pictures and tokenizer for `train.py`.
 
-Needs npm, and from PyPI resvg-py and the file of CLIP's byte pairs in open_clip_torch.
+Needs npm, and from PyPI resvg-py and the file of CLIP's byte pairs in open_clip_torch. The lists of
+`objects.json`: `base` is what the base learns to draw; `style_train` are those of them whose
+contrast drawings are the sample pictures; the tokenizer also knows the names in `held_out`, which
+the base never sees.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import resvg_py
-from models import write_tokenizer
+from models import PIXELS, write_tokenizer
 from PIL import Image
 
 SETS = {
@@ -27,7 +30,7 @@ SETS = {
     "contrast": "@iconify-json/fluent-emoji-high-contrast",
 }
 NAMES = "unicode-emoji-json"
-PIXELS, ICON = 128, 112
+ICON = 112
 STYLE_WORDS = ("noto style", "flat style", "glossy style", "contrast style", "a", "an", "the")
 HERE = Path(__file__).resolve().parent
 
@@ -98,11 +101,23 @@ def render(job: tuple[Path, str, str]) -> bytes:
     return out.getvalue()
 
 
+def write_samples(folder: Path, drawings: dict[str, bytes]) -> None:
+    """Write drawings (encoded, by object) as PNG files with captions beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, encoded in drawings.items():
+        stem = folder / name.replace(" ", "-")
+        picture = Image.open(io.BytesIO(encoded)).convert("L")
+        picture.save(stem.with_suffix(".png"), optimize=True)
+        stem.with_suffix(".txt").write_text(name + "\n", encoding="utf-8")
+
+
 def main() -> None:
-    """Write `pictures.npz` and `tokenizer/` into the folder given."""
+    """Write `pictures.npz` and `tokenizer/` into the folder given, and sample pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    folder = parser.parse_args().out.resolve()
+    parser.add_argument("--samples", type=Path, help="write the sample pictures here as well")
+    options = parser.parse_args()
+    folder = options.out.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     fetch(folder)
     found = concepts(folder)
@@ -115,6 +130,9 @@ def main() -> None:
     splits = json.loads((HERE / "objects.json").read_text(encoding="utf-8"))
     words = {name.lower() for name in splits["base"] + splits["held_out"]} | set(STYLE_WORDS)
     write_tokenizer(folder / "tokenizer", folder / "bpe_simple_vocab_16e6.txt.gz", words)
+    if options.samples:
+        contrast = dict(zip([name for name, _ in found], pictures[3::4], strict=True))
+        write_samples(options.samples, {name: contrast[name] for name in splits["style_train"]})
     print(f"{len(found)} concepts, {len(pictures)} pictures, {len(blob) / 1e6:.1f} MB")
 
 

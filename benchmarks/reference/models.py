@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 PIXELS, LATENT, CONTEXT = 128, 16, 77
+SCALE = 0.18215  # of latents, as every host of SD1.5 applies it
 START, END = "<|startoftext|>", "<|endoftext|>"
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
@@ -37,7 +38,7 @@ def vae() -> AutoencoderKL:
         latent_channels=4,
         norm_num_groups=32,
         sample_size=PIXELS,
-        scaling_factor=0.18215,
+        scaling_factor=SCALE,
     )
 
 
@@ -83,7 +84,7 @@ def encode_text(model: CLIPTextModel, tokens: Tensor) -> Tensor:
         normed = layer.layer_norm1(hidden)
         parts = (attention.q_proj(normed), attention.k_proj(normed), attention.v_proj(normed))
         heads = [part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts]
-        mixed = F.scaled_dot_product_attention(*heads, is_causal=True)
+        mixed = scaled_dot_product_attention(*heads, is_causal=True)
         hidden = hidden + attention.out_proj(mixed.transpose(1, 2).flatten(2))
         hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
     return text.final_layer_norm(hidden)
@@ -91,7 +92,7 @@ def encode_text(model: CLIPTextModel, tokens: Tensor) -> Tensor:
 
 def full_vocabulary(bpe: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Read CLIP's byte-pair file: (token -> id of the full 49,408, merges in order)."""
-    lines = gzip.open(bpe).read().decode("utf-8").split("\n")
+    lines = gzip.decompress(bpe.read_bytes()).decode("utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines[1:48895]]
     letters = byte_letters()
     tokens = [*letters, *(letter + "</w>" for letter in letters)]
