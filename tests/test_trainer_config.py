@@ -53,6 +53,8 @@ def test_the_effective_settings_survive_their_file(tmp_path: Path) -> None:
         (FILE + "steps = 0\n", ("steps = 0", "greater than or equal to 1", "optimizer steps")),
         (FILE + 'mask = "foo"\n', ("mask", "'struct'", "'snip'")),
         (FILE + "density = 2\n", ("density = 2", "less than or equal to 1")),
+        (FILE + "alpha = inf\n", ("alpha = inf", "finite")),
+        (FILE + 'axis = "rows"\n', ("axis belongs to mask struct",)),
         (FILE + "rank = 2\ndensity = 0.1\n", ("density and rank", "keep one")),
         (FILE + "resolution = 100\n", ("resolution = 100", "multiple of 8")),
         (FILE + "steps = \n", ("not valid TOML", "line 4")),
@@ -77,3 +79,9 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigInvalid, match="not UTF-8"):
         config.load(tmp_path / "bad.toml", {})
+
+
+def test_text_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:
+    """A name of bytes that are no UTF-8, as the command line hands it on."""
+    with pytest.raises(ConfigInvalid, match="no valid text"):
+        config.load(write(tmp_path, FILE), {"title": "caf\udce9"})

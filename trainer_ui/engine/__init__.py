@@ -1,4 +1,4 @@
 """Training, in a process of its own: `python -m trainer_ui.engine run config.toml`.
 
-The line of dependency: config -> data -> base -> cache -> objective -> checkpoint -> loop -> cli.
+The line of dependency: config -> data -> base -> cache, sample -> opening -> tuning -> loop -> cli.
 """

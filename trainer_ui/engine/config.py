@@ -34,7 +34,7 @@ FREE_ON_RESUME = frozenset(
 class Config(BaseModel):
     """All settings of a run; the descriptions are the help texts and the remedies of errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     base: Path = Field(description="checkpoint (.safetensors) or diffusers folder to train on")
     images: Path = Field(description="folder of pictures with .txt captions beside them")
@@ -159,7 +159,11 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Config:
     absolute = {name: Path(getattr(config, name)).expanduser().absolute() for name in PATHS}
     if absolute["out"].suffix.lower() not in (".shira", ".safetensors"):
         raise ConfigInvalid(f"out: {config.out} must end in .shira: write {config.out}.shira")
-    return config.model_copy(update=absolute)
+    config = config.model_copy(update=absolute)
+    for line in dump(config).splitlines():
+        if line.encode(errors="ignore").decode() != line:
+            raise ConfigInvalid(f"{ascii(line)} is no valid text: rename the file or write it anew")
+    return config
 
 
 def dump(config: Config) -> str:

@@ -40,6 +40,10 @@ def train(config: Config, watch: Watch | None = None) -> Path | None:
             Path(target).write_text(dump(config), encoding="utf-8")
         with guard.threads(config.threads), guard.clear_errors(config):
             return _train(config, events, watch)
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            events.emit("stopped")
+        raise
     except BaseException as error:
         with suppress(OSError):  # a full disk must not hide the error itself
             events.emit("error", message=str(error) or type(error).__name__)
