@@ -121,6 +121,18 @@ def test_saving_in_another_dtype(tmp_path, dtype):
         assert torch.equal(back.weights[name].values, delta.values.to(dtype))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("density", [0.0001, 0.02, 0.5, 1.0])
+def test_positions_are_decoded_on_the_gpu_as_on_the_cpu(tmp_path, density):
+    weights = {f"w{n}": random_delta((n, 999), density, n, DTYPES[n % 3]) for n in (1, 40, 700)}
+    weights |= dict(mixed_adapter().weights)
+    back = load(adapter(weights).save(tmp_path / "a.shira"))
+    for name, delta in weights.items():
+        found = back.weights.read(name, "cuda")
+        assert found.positions.device.type == found.values.device.type == "cuda"
+        same(found.to("cpu"), delta)
+
+
 def test_a_weight_without_entries_is_left_out(tmp_path):
     weights = {"w": random_delta((4, 5), 0.5, 1), "none": delta_of((4, 5), [])}
     assert list(load(adapter(weights).save(tmp_path / "a.shira")).weights) == ["w"]
