@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import signal
 import subprocess
@@ -15,8 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("resource", reason="Windows limits no resources")
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
+import resource
+
 from trainer_runs import STEPS, events, flags
 
 from trainer_ui.engine.cli import main, train_command

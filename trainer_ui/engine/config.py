@@ -162,7 +162,7 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Config:
     config = config.model_copy(update=absolute)
     for line in dump(config).splitlines():
         if line.encode(errors="ignore").decode() != line:
-            raise ConfigInvalid(f"{ascii(line)} is no valid text: rename the file or write it anew")
+            raise ConfigInvalid(f"{line!a} is no valid text: rename the file or write it anew")
     return config
 
 

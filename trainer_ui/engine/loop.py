@@ -62,12 +62,13 @@ def _train(config: Config, events: Events, watch: Watch | None) -> Path | None:
     before = steps.draw(lambda: False)
     with tuning.start(config, opened.base.unet, steps.calibration_loss) as run:
         steps.begin(run, before)
-        with GracefulStop() as stop, Display(config.steps, steps.done) as display:
-            while steps.done < config.steps and not stop.asked:
-                steps.train(run, display)
-                if watch:
-                    watch(steps.done, opened.base.unet)
-                steps.keep(run, lambda: stop.asked)
+        with GracefulStop() as stop:
+            with Display(config.steps, steps.done) as display:
+                while steps.done < config.steps and not stop.asked:
+                    steps.train(run, display)
+                    if watch:
+                        watch(steps.done, opened.base.unet)
+                    steps.keep(run, lambda: stop.asked)
             if not stop.asked and steps.drawn != steps.done:
                 steps.sample(lambda: stop.asked)
             if not stop.asked:
