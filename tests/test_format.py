@@ -1,5 +1,7 @@
 """docs/format.md is enough: a reader written from that page alone reads what we write."""
 
+import contextlib
+import itertools
 import json
 import re
 import struct
@@ -11,6 +13,7 @@ import torch
 from deltas import STRUCTS, random_delta, struct_delta
 
 from shira_core import Adapter, Header, MemoryWeights, load
+from shira_core.errors import FileInvalid
 from shira_core.mask import Mask, SparseDelta, Struct
 from shira_core.positions import decode, encode
 
@@ -201,6 +204,17 @@ def test_any_number_of_low_bits_can_be_read(k):
     found = decode(torch.tensor(list(code), dtype=torch.uint8), 2**20 + 1, 5)
     assert found.tolist() == positions.tolist() == rice(code, 5)
     assert len(encode(positions)) <= len(code)
+
+
+@pytest.mark.parametrize(("k", "lengths"), [(0, (1, 2)), (1, (1, 2))])
+def test_every_set_of_entries_has_one_code(k, lengths):
+    """Of all strings of bytes, 15 decode: one for each pair of entries in a weight of six."""
+    found = []
+    for content in itertools.chain(*(itertools.product(range(256), repeat=n) for n in lengths)):
+        code = torch.tensor([k, *content], dtype=torch.uint8)
+        with contextlib.suppress(FileInvalid):
+            found.append(tuple(decode(code, 6, 2).tolist()))
+    assert sorted(found) == list(itertools.combinations(range(6), 2))
 
 
 @pytest.mark.parametrize(("density", "limit"), [(0.01, 1.02), (0.02, 0.895), (0.05, 0.73)])
