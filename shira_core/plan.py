@@ -84,7 +84,10 @@ class Draft:
 
     def bind(self, weight: Tensor) -> Plan:
         """Return the plan for a weight, which holds its own values now."""
-        original = entries.read(weight, self.positions.to(weight.device))
+        return self.with_original(entries.read(weight, self.positions.to(weight.device)))
+
+    def with_original(self, original: Tensor) -> Plan:
+        """Return the plan for a weight whose own values are known."""
         return Plan(self.name, self.positions, self.parts, original)
 
 

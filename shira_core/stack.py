@@ -86,6 +86,7 @@ class Stack:
             check_fit(entry.adapter, shapes)
         names = dict.fromkeys(name for entry in wanted for name in entry.adapter.weights)
         _check_tensors({name: tensors[name] for name in names})
+
         return {name: draft(name, self._addends(wanted, name, tensors[name])) for name in names}
 
     def _addends(
@@ -143,14 +144,25 @@ class _Change:
     def do(self) -> None:
         """Take the old plan back and carry the new one out."""
         if self.old is not self.new:
-            if self.old:
-                self._write(self.old, self.old.original)
-            if self.new:
-                self.new = self.new.bind(self.weight)
+            self._rebind()
         elif self.alphas == self.alphas_before:
             return
         if isinstance(self.new, Plan):
             self._write(self.new, self.new.values(self.alphas))
+
+    def _rebind(self) -> None:
+        """Exchange the plans.
+
+        Two WM adapters of one base have one mask: the originals are known then, and the old
+        values need not be taken back before they are overwritten.
+        """
+        if self.old and self.new and _same(self.old.positions, self.new.positions):
+            self.new = self.new.with_original(self.old.original)
+            return
+        if self.old:
+            self._write(self.old, self.old.original)
+        if self.new:
+            self.new = self.new.bind(self.weight)
 
     def undo(self) -> None:
         """Make the weight what it was, however far `do` came."""
@@ -162,6 +174,10 @@ class _Change:
     def _write(self, plan: Draft, values: Tensor) -> None:
         device = self.weight.device
         entries.write(self.weight, plan.positions.to(device), values.to(device))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.device == b.device and torch.equal(a, b)
 
 
 def _tensors(target: Target) -> Mapping[str, Tensor]:

@@ -220,6 +220,21 @@ def test_files_apply_as_adapters_in_memory_do(tmp_path: Path) -> None:
     assert all(bits(one[name]) == bits(other[name]) for name in one)
 
 
+def test_two_adapters_of_one_mask_are_exchanged() -> None:
+    weights, a = base(torch.bfloat16), random_adapter(SHAPES, 1)
+    before = copies(weights)
+    doubled = shira.MemoryWeights(
+        {n: shira.SparseDelta(d.mask, d.values * 2) for n, d in a.weights.items()}
+    )
+    stack = shira.apply(weights, [(a, 1.0)])
+    stack.set([(shira.Adapter(a.header, doubled), 0.5)])
+    for name in weights:
+        wanted = dense(before[name], (a, name, 1.0))
+        assert torch.equal(weights[name], wanted)
+    stack.remove()
+    assert all(bits(weights[name]) == bits(before[name]) for name in weights)
+
+
 def test_adapters_that_stay_need_their_files_no_more(tmp_path: Path) -> None:
     weights, paths = base(), [tmp_path / f"{seed}.shira" for seed in (1, 2, 3)]
     a, b, c = (
