@@ -12,6 +12,7 @@ from common import DOCS, RESULTS, read_results
 Rows = list[list[str]]
 METHODS = {
     "shira": "SHiRA, 2 %, random entries",
+    "shira-shared": "SHiRA, 2 %, both adapters on one mask (as WM gives)",
     "shira-struct": "SHiRA-Struct, 2 %, rows and diagonal",
     "shira-equal": "SHiRA, LoRA's number of parameters, random entries",
     "lora": "diffusers + PEFT LoRA, r = 64",

@@ -8,7 +8,8 @@ modules: all Linear weights of the transformer blocks (attention and feed-forwar
 ones that diffusers' LoRA and PEFT's SHiRA can both cover. LoRA has rank 64. `shira` trains 2 % of
 each weight, as the paper does. `shira-equal` and `peft-shira` have exactly LoRA's number of
 parameters, 64 * (inputs + outputs) per weight: 4 % to 40 %. Entries are random, the
-worst case for memory, except in `shira-struct`: 2 % of the rows and the diagonal.
+worst case for memory, except in `shira-struct`: 2 % of the rows and the diagonal. The two adapters
+have different entries, except in `shira-shared`: two WM adapters of one base have one mask.
 
 - warm switch: adapter A is active, both are in memory; then B is active.
 - alpha: the active adapter's strength changes.
@@ -38,7 +39,7 @@ DENSITY = 0.02
 LORA_FILE = "lora.safetensors"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-METHODS = ("shira", "shira-struct", "shira-equal", "lora", "peft-shira", "limits")
+METHODS = ("shira", "shira-shared", "shira-struct", "shira-equal", "lora", "peft-shira", "limits")
 Times = dict[str, Any]
 
 
@@ -57,12 +58,18 @@ def targets(unet: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
             yield name, module
 
 
-def random_adapter(unet: nn.Module, seed: int, density: float | None, rows: bool = False) -> Any:
-    """Return a SHiRA adapter: `density` of every target, or the entries of LoRA at rank 64."""
+def random_adapter(
+    unet: nn.Module, seed: int, density: float | None, rows: bool = False, mask: int | None = None
+) -> Any:
+    """Return a SHiRA adapter: `density` of every target, or the entries of LoRA at rank 64.
+
+    mask: seed of the entries, where it shall differ from that of the values.
+    """
     from shira_core.adapter import Adapter, Header, MemoryWeights
     from shira_core.mask import Mask, SparseDelta
 
     generator = torch.Generator().manual_seed(seed)
+    places = torch.Generator().manual_seed(1000 + (seed if mask is None else mask))
     weights = MemoryWeights()
     for name, module in targets(unet):
         shape = tuple(module.weight.shape)
@@ -71,7 +78,7 @@ def random_adapter(unet: nn.Module, seed: int, density: float | None, rows: bool
             positions = row_positions(shape, seed)
         else:
             count = RANK * sum(shape) if density is None else int(total * density)
-            positions = torch.randperm(total, generator=generator)[:count].sort().values
+            positions = torch.randperm(total, generator=places)[:count].sort().values
         values = torch.randn(positions.numel(), generator=generator).mul_(0.01).half()
         weights[f"{name}.weight"] = SparseDelta(Mask(shape, positions), values)
     return Adapter(Header(), weights)
@@ -97,12 +104,16 @@ def differing(unet: nn.Module, before: dict[str, Tensor]) -> int:
 
 
 def measure_shira(
-    unet: nn.Module, repeats: int, density: float | None, rows: bool = False
+    unet: nn.Module,
+    repeats: int,
+    density: float | None,
+    rows: bool = False,
+    mask: int | None = None,
 ) -> Times:
     """Time `shira_core.apply` on a module."""
     import shira_core as shira
 
-    a, b = (random_adapter(unet, seed, density, rows) for seed in (1, 2))
+    a, b = (random_adapter(unet, seed, density, rows, mask) for seed in (1, 2))
     before = fingerprint(unet)
     held: list[Any] = []
 
@@ -318,7 +329,8 @@ def measure(method: str, dtype: str, repeats: int) -> Times:
     gc.collect()
     if method.startswith("shira"):
         density = None if method == "shira-equal" else DENSITY
-        times = measure_shira(unet, repeats, density, rows=method == "shira-struct")
+        rows, mask = method == "shira-struct", 1 if method == "shira-shared" else None
+        times = measure_shira(unet, repeats, density, rows, mask)
     else:
         action = {
             "lora": measure_lora,
@@ -332,7 +344,8 @@ def measure(method: str, dtype: str, repeats: int) -> Times:
 
 def ratios(results: dict[str, Times]) -> dict[str, float]:
     """Return how many times faster ours is than diffusers' LoRA and PEFT's SHiRA."""
-    ours, struct, equal = (results[f"shira{kind}"] for kind in ("", "-struct", "-equal"))
+    kinds = ("", "-shared", "-struct", "-equal")
+    ours, shared, struct, equal = (results[f"shira{kind}"] for kind in kinds)
     lora, peft = results["lora"], results["peft-shira"]
     return {
         "switch over LoRA fuse": lora["load_active_ms"] / ours["switch_ms"],
@@ -340,6 +353,7 @@ def ratios(results: dict[str, Times]) -> dict[str, float]:
         "alpha over LoRA unfuse + fuse": lora["alpha_ms"] / ours["alpha_ms"],
         "cold over LoRA load + fuse": lora["cold_ms"] / ours["cold_ms"],
         "restore over LoRA unfuse": lora["restore_ms"] / ours["restore_ms"],
+        "one mask: switch over LoRA fuse": lora["load_active_ms"] / shared["switch_ms"],
         "Struct: switch over LoRA fuse": lora["load_active_ms"] / struct["switch_ms"],
         "Struct: cold over LoRA load + fuse": lora["cold_ms"] / struct["cold_ms"],
         "Struct: restore over LoRA unfuse": lora["restore_ms"] / struct["restore_ms"],
