@@ -70,8 +70,8 @@ class Conv2d:
         return self._weight(x, (grad.shape[1], x.shape[1]), grad, 1)
 
     def diagonal(self, x: Tensor, grad: Tensor) -> Tensor:
-        if x.shape[2:] == grad.shape[2:] and set(self.taps) == {1}:  # measured 20 times faster
-            return (x * grad).sum((0, 2, 3))
+        if {*self.taps, *self.stride} == {1} and not any(self.padding):
+            return (x * grad).sum((0, 2, 3))  # measured 20 times faster
         return self._weight(x, (x.shape[1], 1), grad, x.shape[1])
 
     def _weight(self, x: Tensor, channels: tuple[int, int], grad: Tensor, groups: int) -> Tensor:
