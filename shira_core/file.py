@@ -17,6 +17,7 @@ from . import format as layout
 from .adapter import Adapter
 from .atomic import atomic_write, refuse_existing
 from .container import TensorInfo, open_data, parse
+from .entries import finite
 from .errors import FileInvalid, InvalidValue
 from .header import FORMAT_VERSION, Header, for_other_tools, to_json
 from .mask import Mask, Shape, SparseDelta, Struct
@@ -85,7 +86,7 @@ class FileWeights:
         record = self._records[name]
         try:
             values = self._tensor(file, record.values)
-            if not bool(torch.isfinite(values).all()):
+            if not finite(values):
                 raise FileInvalid("NaN or infinite values")
             return SparseDelta(self._mask(file, record, device), values.to(device))
         except FileInvalid as error:
@@ -233,7 +234,7 @@ def _values(adapter: Adapter, item: _Stored) -> Tensor:
     """Return the values of a weight in the dtype of the file."""
     name = item.name.removesuffix(".values")
     values = adapter.weights.read(name).values.to(item.dtype)
-    if not bool(torch.isfinite(values).all()):
+    if not finite(values):
         raise InvalidValue(
             f"{name} holds values that are no finite {item.dtype}: the training diverged, or save "
             "with dtype=torch.bfloat16 or torch.float32"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .adapter import Adapter, MemoryWeights
+from .entries import finite
 from .errors import ArchitectureMismatch, InvalidValue, ShapeMismatch
 from .header import Header
 from .mask import Mask, SparseDelta
@@ -51,7 +52,7 @@ def _mixed(stack: Sequence[Entry], name: str, mode: Mode, dtype: torch.dtype | N
     widest = kept[0] if len(set(kept)) == 1 else torch.float32
     values = mode(parts, alphas(stack, name)).to(dtype or widest)
     shape = next(e.adapter.weights.shape(name) for e in stack if name in e.adapter.weights)
-    if not bool(torch.isfinite(values).all()):
+    if not finite(values):
         raise InvalidValue(f"{name} leaves the range of {values.dtype}: lower the alphas")
     return SparseDelta(Mask(tuple(shape), parts.positions), values)
 

@@ -111,8 +111,7 @@ class Plan(Draft):
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         result = self.total(alphas, wide).to(self.original.device).add_(self.original.to(wide))
         limit = torch.finfo(dtype).max
-        least, most = torch.aminmax(result)
-        if not bool((least >= -limit) & (most <= limit)):  # also when one of them is NaN
+        if not entries.within(result, limit):
             raise InvalidValue(
                 f"{self.name} leaves the range of {dtype} (its largest number is {limit:.4g}): "
                 "lower the alphas"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapter import Adapter, Header, MemoryWeights
+from ..entries import finite
 from ..errors import InvalidValue, ShapeMismatch
 from ..mask import Mask, SparseDelta
 from .site import Site
@@ -123,7 +124,7 @@ class Run:
 
     def _sparse(self, site: Site) -> SparseDelta:
         values = self._vector.delta(site).cpu()
-        if not torch.isfinite(values).all():
+        if not finite(values):
             raise InvalidValue(
                 f"the delta of {site.name} holds NaN or is too large for "
                 f"{self._vector.values_dtype}: the training diverged: lower the learning rate"
