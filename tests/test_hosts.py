@@ -1,0 +1,49 @@
+"""The root shims, loaded as the hosts load them, from a clone with another name."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COMFYUI = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("custom_nodes.clone", sys.argv[1] + "/__init__.py",
+                                              submodule_search_locations=[sys.argv[1]])
+module = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = module
+spec.loader.exec_module(module)
+assert set(module.NODE_CLASS_MAPPINGS) == set(module.NODE_DISPLAY_NAME_MAPPINGS)
+assert module.__file__.startswith(sys.argv[1])
+"""
+WEBUI = """
+import importlib.util, sys
+sys.path.insert(0, sys.argv[1])
+spec = importlib.util.spec_from_file_location("shira.py", sys.argv[1] + "/scripts/shira.py")
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+assert module.a1111_extension.__file__.startswith(sys.argv[1])
+"""
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    folder = tmp_path / "ComfyUI-some.name"
+    names = ("__init__.py", "scripts", "shira_core", "comfyui_nodes", "a1111_extension")
+    folder.mkdir()
+    for name in names:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("host", [COMFYUI, WEBUI], ids=["comfyui", "webui"])
+def test_the_entry_of_a_host_loads(clone: Path, host: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", host, str(clone)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
