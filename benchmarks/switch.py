@@ -75,22 +75,23 @@ def random_adapter(
         shape = tuple(module.weight.shape)
         total = math.prod(shape)
         if rows:
-            positions = row_positions(shape, seed)
+            chosen = struct_mask(shape, seed)
         else:
             count = RANK * sum(shape) if density is None else int(total * density)
-            positions = torch.randperm(total, generator=places)[:count].sort().values
-        values = torch.randn(positions.numel(), generator=generator).mul_(0.01).half()
-        weights[f"{name}.weight"] = SparseDelta(Mask(shape, positions), values)
+            chosen = Mask(shape, torch.randperm(total, generator=places)[:count].sort().values)
+        values = torch.randn(chosen.count, generator=generator).mul_(0.01).half()
+        weights[f"{name}.weight"] = SparseDelta(chosen, values)
     return Adapter(Header(), weights)
 
 
-def row_positions(shape: tuple[int, int], shift: int) -> Tensor:
-    """Return the entries of every 50th row from row `shift` on, and of the diagonal."""
-    cells = torch.zeros(shape, dtype=torch.bool)
-    cells[shift :: round(1 / DENSITY)] = True
-    diagonal = torch.arange(min(shape))
-    cells[diagonal, diagonal] = True
-    return cells.flatten().nonzero().flatten()
+def struct_mask(shape: tuple[int, int], shift: int) -> Any:
+    """Return the mask of every 50th row from row `shift` on, and of the diagonal."""
+    from shira_core.mask import Mask, Struct
+    from shira_core.struct import positions_of
+
+    rows = torch.arange(shift, shape[0], round(1 / DENSITY))
+    struct = Struct(rows, torch.empty(0, dtype=torch.int64), diagonal=True)
+    return Mask(shape, positions_of(shape, struct), struct)
 
 
 def fingerprint(unet: nn.Module) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ def within(values: Tensor, limit: float) -> bool:
         return True
     wide = values if values.dtype == torch.float64 else values.float()
     least, most = torch.aminmax(wide)  # measured eight times faster than isfinite on 16 bits
-    return bool((least >= -limit) & (most <= limit))
+    return -limit <= least.item() and most.item() <= limit
 
 
 def finite(values: Tensor) -> bool:

@@ -32,22 +32,25 @@ def positions_of(shape: Shape, struct: Struct, device: torch.device | str = "cpu
     """
     outputs, inputs, taps = shape[0], shape[1], math.prod(shape[2:])
     rows, columns = struct.rows.to(device), struct.columns.to(device)
-    numbers = torch.arange(outputs, device=device)
-    extra = numbers < (inputs if struct.diagonal else 0)
-    place = torch.searchsorted(columns, numbers)
-    if len(columns):
-        extra &= columns[place.clamp(max=len(columns) - 1)] != numbers
-    counts = len(columns) + extra.long()
-    counts[rows] = inputs
-    full = torch.zeros(outputs, dtype=torch.bool, device=device)
-    full[rows] = True
-    row = torch.repeat_interleave(numbers, counts)
-    inside = torch.arange(len(row), device=device) - (torch.cumsum(counts, 0) - counts)[row]
-    place = torch.where(extra, place, len(columns))[row]
-    if len(columns):
-        chosen = columns[(inside - (inside > place).long()).clamp(0, len(columns) - 1)]
-        column = torch.where(inside == place, row, chosen)
-    else:
-        column = row
-    cells = row * inputs + torch.where(full[row], inside, column)
+    numbers, whole = torch.arange(outputs, device=device), torch.arange(inputs, device=device)
+    partial = torch.ones(outputs, dtype=torch.bool, device=device)
+    partial[rows] = False
+    extra = partial & (numbers < (inputs if struct.diagonal else 0))
+    extra[columns[columns < outputs]] = False
+    counts = torch.where(partial, len(columns) + extra, inputs)
+    starts = torch.cumsum(counts, 0) - counts
+    cells = torch.empty(int(counts.sum()), dtype=torch.int64, device=device)
+
+    def fill(lines: Tensor, places: Tensor, chosen: Tensor) -> None:
+        at = starts[lines].view(-1, 1) + places
+        cells.index_copy_(0, at.view(-1), (lines.view(-1, 1) * inputs + chosen).view(-1))
+
+    fill(rows, whole, whole)
+    others, crossing = partial.nonzero().view(-1), extra.nonzero().view(-1)
+    behind = extra[others].view(-1, 1) & (columns > others.view(-1, 1))  # moved by the diagonal
+    fill(others, torch.arange(len(columns), device=device) + behind, columns)
+    before = torch.searchsorted(columns, crossing).view(-1, 1)
+    fill(crossing, before, crossing.view(-1, 1))
+    if taps == 1:
+        return cells
     return (cells.view(-1, 1) * taps + torch.arange(taps, device=device)).view(-1)
