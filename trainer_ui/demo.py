@@ -136,9 +136,13 @@ def open_base() -> StableDiffusionPipeline:
 
 
 def draw(
-    pipeline: StableDiffusionPipeline, prompts: Sequence[str] = PROMPTS, steps: int = STEPS
+    pipeline: StableDiffusionPipeline,
+    prompts: Sequence[str] = PROMPTS,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    seed: int = SEED,
 ) -> list[Image.Image]:
-    """Draw prompts, the n-th from the noise of seed SEED + n."""
+    """Draw prompts, the n-th from the noise of seed + n."""
     import torch
 
     return pipeline(
@@ -146,8 +150,8 @@ def draw(
         height=128,
         width=128,
         num_inference_steps=steps,
-        guidance_scale=GUIDANCE,
-        generator=[torch.Generator().manual_seed(SEED + row) for row in range(len(prompts))],
+        guidance_scale=guidance,
+        generator=[torch.Generator().manual_seed(seed + row) for row in range(len(prompts))],
     ).images
 
 
