@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from shira_core.adapter import Adapter, Header, MemoryWeights
-from shira_core.interference import compare
 from shira_core.errors import ShapeMismatch
+from shira_core.interference import compare
 from shira_core.mask import Mask, SparseDelta
 
 SHAPES = [
