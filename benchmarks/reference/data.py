@@ -1,6 +1,6 @@
 """Fetch vector emoji by package name, render them, pack pictures and tokenizer for `train.py`.
 
-Needs npm, and the Python packages resvg-py and open_clip_torch (fetched for its file of byte pairs).
+Needs npm, and the Python packages resvg-py and open_clip_torch (for its file of byte pairs).
 Of `objects.json`, `base` is what the base learns to draw; `style_train` are those of them whose
 contrast drawings are the sample pictures; the tokenizer also knows the names in `held_out`, which
 the base never sees.
