@@ -14,6 +14,7 @@ METHODS = {
     "shira": "SHiRA, 2 %, random entries",
     "shira-shared": "SHiRA, 2 %, both adapters on one mask (as WM gives)",
     "shira-struct": "SHiRA-Struct, 2 %, rows and diagonal",
+    "shira-struct-shared": "SHiRA-Struct, both adapters on one mask (of one shard)",
     "shira-equal": "SHiRA, LoRA's number of parameters, random entries",
     "lora": "diffusers + PEFT LoRA, r = 64",
     "peft-shira": "PEFT SHiRA, LoRA's number of parameters",

@@ -9,7 +9,8 @@ ones that diffusers' LoRA and PEFT's SHiRA can both cover. LoRA has rank 64. `sh
 each weight, as the paper does. `shira-equal` and `peft-shira` have exactly LoRA's number of
 parameters, 64 * (inputs + outputs) per weight: 4 % to 40 %. Entries are random, the
 worst case for memory, except in `shira-struct`: 2 % of the rows and the diagonal. The two adapters
-have different entries, except in `shira-shared`: two WM adapters of one base have one mask.
+have different entries, except in `shira-shared` and `shira-struct-shared`: WM adapters of one base,
+and Struct adapters of one shard, have one mask.
 
 - warm switch: adapter A is active, both are in memory; then B is active.
 - alpha: the active adapter's strength changes.
@@ -39,7 +40,16 @@ DENSITY = 0.02
 LORA_FILE = "lora.safetensors"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-METHODS = ("shira", "shira-shared", "shira-struct", "shira-equal", "lora", "peft-shira", "limits")
+METHODS = (
+    "shira",
+    "shira-shared",
+    "shira-struct",
+    "shira-struct-shared",
+    "shira-equal",
+    "lora",
+    "peft-shira",
+    "limits",
+)
 Times = dict[str, Any]
 
 
@@ -75,7 +85,7 @@ def random_adapter(
         shape = tuple(module.weight.shape)
         total = math.prod(shape)
         if rows:
-            chosen = struct_mask(shape, seed)
+            chosen = struct_mask(shape, seed if mask is None else mask)
         else:
             count = RANK * sum(shape) if density is None else int(total * density)
             chosen = Mask(shape, torch.randperm(total, generator=places)[:count].sort().values)
@@ -330,7 +340,7 @@ def measure(method: str, dtype: str, repeats: int) -> Times:
     gc.collect()
     if method.startswith("shira"):
         density = None if method == "shira-equal" else DENSITY
-        rows, mask = method == "shira-struct", 1 if method == "shira-shared" else None
+        rows, mask = "struct" in method, 1 if "shared" in method else None
         times = measure_shira(unet, repeats, density, rows, mask)
     else:
         action = {
@@ -345,8 +355,8 @@ def measure(method: str, dtype: str, repeats: int) -> Times:
 
 def ratios(results: dict[str, Times]) -> dict[str, float]:
     """Return how many times faster ours is than diffusers' LoRA and PEFT's SHiRA."""
-    kinds = ("", "-shared", "-struct", "-equal")
-    ours, shared, struct, equal = (results[f"shira{kind}"] for kind in kinds)
+    kinds = ("", "-shared", "-struct", "-struct-shared", "-equal")
+    ours, shared, struct, struct_shared, equal = (results[f"shira{kind}"] for kind in kinds)
     lora, peft = results["lora"], results["peft-shira"]
     return {
         "switch over LoRA fuse": lora["load_active_ms"] / ours["switch_ms"],
@@ -355,7 +365,13 @@ def ratios(results: dict[str, Times]) -> dict[str, float]:
         "cold over LoRA load + fuse": lora["cold_ms"] / ours["cold_ms"],
         "restore over LoRA unfuse": lora["restore_ms"] / ours["restore_ms"],
         "one mask: switch over LoRA fuse": lora["load_active_ms"] / shared["switch_ms"],
+        "one mask: switch over LoRA unfuse + fuse": lora["switch_ms"] / shared["switch_ms"],
         "Struct: switch over LoRA fuse": lora["load_active_ms"] / struct["switch_ms"],
+        "Struct, one mask: switch over LoRA fuse": lora["load_active_ms"]
+        / struct_shared["switch_ms"],
+        "Struct, one mask: switch over LoRA unfuse + fuse": lora["switch_ms"]
+        / struct_shared["switch_ms"],
+        "Struct: alpha over LoRA unfuse + fuse": lora["alpha_ms"] / struct["alpha_ms"],
         "Struct: cold over LoRA load + fuse": lora["cold_ms"] / struct["cold_ms"],
         "Struct: restore over LoRA unfuse": lora["restore_ms"] / struct["restore_ms"],
         "equal parameters: switch over LoRA fuse": lora["load_active_ms"] / equal["switch_ms"],

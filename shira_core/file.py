@@ -46,10 +46,11 @@ def load(path: str | Path) -> Adapter:
 
 
 class FileWeights:
-    """The weights of one file, read one by one; holds no open file."""
+    """The weights of one file, read one by one; holds no open file and no values."""
 
     def __init__(self, path: Path, found: layout.Layout) -> None:
         self._path, self._records, self._container = path, found.records, found.container
+        self._structs: dict[tuple[object, ...], Mask] = {}
 
     def __getitem__(self, name: str) -> SparseDelta:
         return self.read(name)
@@ -104,7 +105,15 @@ class FileWeights:
         )
         if count_of(record.shape, struct) != record.count:
             raise FileInvalid("rows and columns that do not match its values in number")
-        return Mask(record.shape, positions_of(record.shape, struct, device), struct)
+        return self._struct_mask(record.shape, struct, device)
+
+    def _struct_mask(self, shape: Shape, struct: Struct, device: torch.device | str) -> Mask:
+        """Return the mask of a descriptor, one for all layers that have the same."""
+        lines = (lines.numpy().tobytes() for lines in (struct.rows, struct.columns))
+        key = (shape, *lines, struct.diagonal, str(device))
+        if key not in self._structs:
+            self._structs[key] = Mask(shape, positions_of(shape, struct, device), struct)
+        return self._structs[key]
 
     def _lines(self, file: BinaryIO, info: TensorInfo | None, size: int) -> Tensor:
         """Return row or column numbers, int64, strictly increasing below `size`."""

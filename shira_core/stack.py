@@ -177,7 +177,7 @@ class _Change:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.device == b.device and torch.equal(a, b)
+    return a is b or (a.device == b.device and torch.equal(a, b))
 
 
 def _tensors(target: Target) -> Mapping[str, Tensor]:
