@@ -45,11 +45,22 @@ def goals() -> str:
     if switch := results_of("switch"):
         for dtype in dtypes_of(switch):
             ratio = switch[dtype]["ratios"]
-            at_least(f"warm switch against LoRA fuse, {dtype}", 40, ratio["switch over LoRA fuse"])
-            at_least(
-                f"cold against LoRA load + fuse, {dtype}", 10, ratio["cold over LoRA load + fuse"]
-            )
-            at_least(f"restore against LoRA unfuse, {dtype}", 40, ratio["restore over LoRA unfuse"])
+            for kind, prefix in (("random entries", ""), ("Struct", "Struct: ")):
+                at_least(
+                    f"warm switch against LoRA fuse, {kind}, {dtype}",
+                    40,
+                    ratio[f"{prefix}switch over LoRA fuse"],
+                )
+                at_least(
+                    f"cold against LoRA load + fuse, {kind}, {dtype}",
+                    10,
+                    ratio[f"{prefix}cold over LoRA load + fuse"],
+                )
+                at_least(
+                    f"restore against LoRA unfuse, {kind}, {dtype}",
+                    40,
+                    ratio[f"{prefix}restore over LoRA unfuse"],
+                )
             changed = switch[dtype]["shira"]["changed_after_restore"]
             rows.append(
                 [f"entries wrong after restore, {dtype}", "0", str(changed), verdict(changed == 0)]
