@@ -9,10 +9,10 @@ from typing import Protocol
 
 import torch
 
-from .header import FORMAT_VERSION, Header
+from .header import Header
 from .mask import Shape, SparseDelta
 
-__all__ = ["FORMAT_VERSION", "Adapter", "Header", "MemoryWeights", "Weights"]
+__all__ = ["Adapter", "Header", "MemoryWeights", "Weights"]
 
 
 class Weights(Protocol):

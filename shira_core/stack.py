@@ -53,7 +53,7 @@ class Stack:
             raise InvalidValue(f"there is no adapter {index}: the stack has {len(self._entries)}")
         changed = list(self._entries)
         changed[index] = replace(changed[index], alpha=as_alpha(alpha))
-        self._move(tuple(changed), self._plans)
+        self._move(tuple(changed), self._plans, _tensors(self._target))
 
     def set(self, stack: Entries) -> None:
         """Replace all adapters and alphas; on any error everything is as before."""
@@ -61,11 +61,12 @@ class Stack:
         same = len(wanted) == len(self._entries) and all(
             new.adapter is old.adapter for new, old in zip(wanted, self._entries, strict=True)
         )
-        self._move(wanted, self._plans if same else self._drafts(wanted))
+        tensors = _tensors(self._target)
+        self._move(wanted, self._plans if same else self._drafts(wanted, tensors), tensors)
 
     def remove(self) -> None:
         """Write the originals back, bit for bit. A second call does nothing."""
-        self._move((), {})
+        self._move((), {}, _tensors(self._target))
 
     def __enter__(self) -> Stack:
         return self
@@ -78,15 +79,13 @@ class Stack:
     ) -> None:
         self.remove()
 
-    def _drafts(self, wanted: Sequence[Entry]) -> dict[str, Draft]:
+    def _drafts(self, wanted: Sequence[Entry], tensors: Mapping[str, Tensor]) -> dict[str, Draft]:
         """Check all adapters against the target, read them, and return the drafts by weight."""
-        tensors = _tensors(self._target)
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         for entry in wanted:
             check_fit(entry.adapter, shapes)
         names = dict.fromkeys(name for entry in wanted for name in entry.adapter.weights)
         _check_tensors({name: tensors[name] for name in names})
-
         return {name: draft(name, self._addends(wanted, name, tensors[name])) for name in names}
 
     def _addends(
@@ -102,9 +101,13 @@ class Stack:
                 found[index] = known or read(entry.adapter, name, weight.device)
         return found
 
-    def _move(self, wanted: tuple[Entry, ...], plans: Mapping[str, Draft]) -> None:
+    def _move(
+        self,
+        wanted: tuple[Entry, ...],
+        plans: Mapping[str, Draft],
+        tensors: Mapping[str, Tensor],
+    ) -> None:
         """Bring every weight from its plan to the wanted one, or all of them back."""
-        tensors = _tensors(self._target)
         changes = [
             _Change(
                 weight=_weight(tensors, name, self._plans.get(name)),

@@ -18,7 +18,7 @@ import torch
 from deltas import mixed_adapter, put_together, random_delta, struct_delta, take_apart
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_format import read_page_format
+from test_format import check_page
 
 from shira_core import Adapter, Header, MemoryWeights, load
 from shira_core.cli import main as command
@@ -98,16 +98,6 @@ def check_delta(delta):
     assert positions[0] >= 0
     assert (positions[1:] > positions[:-1]).all()
     assert positions[-1] < torch.Size(delta.shape).numel()
-
-
-def check_page(path, deltas):
-    """The reader from the format's page finds the same numbers."""
-    _, weights = read_page_format(path)
-    assert set(weights) == set(deltas)
-    for name, (shape, positions, values) in weights.items():
-        assert tuple(shape) == deltas[name].shape
-        assert list(positions) == deltas[name].positions.tolist()
-        assert values.tolist() == deltas[name].values.tolist()
 
 
 # ---- ways to spoil bytes: (random, raw) -> raw ----

@@ -172,6 +172,11 @@ def test_the_page_reads_struct_files(tmp_path, shape, rows, columns, diagonal):
 
 def agree(path, deltas):
     Adapter(Header(), MemoryWeights(deltas)).save(path)
+    check_page(path, deltas)
+
+
+def check_page(path, deltas):
+    """The reader from the format's page finds the same numbers."""
     _, weights = read_page_format(path)
     assert set(weights) == set(deltas)
     for name, (shape, positions, values) in weights.items():
