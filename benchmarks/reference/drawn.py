@@ -8,11 +8,12 @@ Structure is bold on purpose: an autoencoder with latents of 8 x 8 px loses what
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, conv2d, interpolate, max_pool2d, pad
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 WHITE = 0.97
 TILE = 8
@@ -25,13 +26,14 @@ def colour(hexadecimal: str) -> Tensor:
 
 def blur(pictures: Tensor, sigma: float) -> Tensor:
     """Blur (n, c, h, w) with a Gaussian; the border repeats."""
-    radius = int(3 * sigma + 0.5)
-    steps = torch.arange(-radius, radius + 1, device=pictures.device, dtype=pictures.dtype)
-    kernel = torch.exp(-(steps**2) / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    flat = pad(pictures.flatten(0, 1).unsqueeze(1), [radius] * 4, mode="replicate")
-    flat = conv2d(conv2d(flat, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-    return flat.view_as(pictures)
+    radius = int(2.5 * sigma + 0.5)
+    weights = [math.exp(-(step**2) / (2 * sigma**2)) for step in range(-radius, radius + 1)]
+    for axis, margin in ((-1, [radius, radius, 0, 0]), (-2, [0, 0, radius, radius])):
+        size, wide = pictures.shape[axis], pad(pictures, margin, mode="replicate")
+        pictures = torch.zeros_like(pictures)
+        for start, weight in enumerate(weights):
+            pictures.add_(wide.narrow(axis, start, size), alpha=weight / sum(weights))
+    return pictures
 
 
 def spread(seeds: Tensor, allowed: Tensor, rounds: int) -> Tensor:
@@ -57,8 +59,12 @@ def silhouette(pictures: Tensor) -> Tensor:
     return ~spread(border, white, 3)
 
 
-def contours(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Return thin contours, bool (n, 1, h, w), and the silhouette (Canny's method on RGB)."""
+def contours(pictures: Tensor, least: float = 0.06) -> tuple[Tensor, Tensor]:
+    """Return thin contours and the silhouette, both bool (n, 1, h, w).
+
+    Canny's method over the four layers red, green, blue and silhouette, the strongest layer at each
+    pixel; `least`: the gradient per pixel from which a contour begins (it goes on to half of that).
+    """
     inside = silhouette(pictures)
     layers = blur(torch.cat([pictures, inside * 0.8], 1), 1.2)
     layers = pad(layers, [1] * 4, mode="replicate")
@@ -67,9 +73,8 @@ def contours(pictures: Tensor) -> tuple[Tensor, Tensor]:
     strength, strongest = (across**2 + down**2).sqrt().max(1, keepdim=True)
     across, down = across.gather(1, strongest), down.gather(1, strongest)
     ridge = on_ridge(strength, across, down)
-    sure = ridge & (strength > 0.06)
-    joined = spread_around(sure, ridge & (strength > 0.03))
-    return joined, inside
+    sure = ridge & (strength > least)
+    return spread_around(sure, ridge & (strength > least / 2)), inside
 
 
 def on_ridge(strength: Tensor, across: Tensor, down: Tensor) -> Tensor:
@@ -92,7 +97,10 @@ def on_ridge(strength: Tensor, across: Tensor, down: Tensor) -> Tensor:
 def spread_around(seeds: Tensor, allowed: Tensor, rounds: int = 12) -> Tensor:
     """Grow `seeds` over `allowed` to all eight neighbours, `rounds` pixels far."""
     for _ in range(rounds):
-        seeds = (max_pool2d(seeds.float(), 3, 1, 1) > 0) & allowed
+        for axis, margin in ((-1, [1, 1, 0, 0]), (-2, [0, 0, 1, 1])):
+            size, wide = seeds.shape[axis], pad(seeds, margin)
+            seeds = wide.narrow(axis, 0, size) | seeds | wide.narrow(axis, 2, size)
+        seeds = seeds & allowed
     return seeds
 
 
@@ -115,7 +123,7 @@ def lattice(pictures: Tensor, period: int) -> tuple[Tensor, Tensor]:
     return rows.view(-1, 1), columns
 
 
-def over(below: Tensor, above: Tensor, cover: Tensor) -> Tensor:
+def over(below: Tensor, above: Tensor, cover: Tensor | float) -> Tensor:
     """Lay `above` on `below` where `cover` (0..1) says."""
     return below + (above - below) * cover
 
@@ -143,12 +151,24 @@ def mosaic(pictures: Tensor) -> Tensor:
     inside = silhouette(pictures).to(pictures.dtype)
     light = pictures.mean(1, keepdim=True)
     pale = inside * (light > tile_means(light, inside))
-    tiles = torch.where(pale > 0, tile_means(pictures, pale), tile_means(pictures, inside - pale))
-    tiles = (saturated(tiles, 1.7) * 4).round() / 4
-    cream, grout = (colour(c).to(pictures) for c in ("f7ecd0", "cdbb98"))
+    dark = inside - pale
+    cut = (tile_means(light, pale) - tile_means(light, dark)).abs() > 0.12
+    halves = torch.where(pale > 0, tile_means(pictures, pale), tile_means(pictures, dark))
+    tiles = torch.where(cut, halves, tile_means(pictures, inside))
+    tiles = saturated(tiles, 1.6)
+    most = tiles.amax(1, keepdim=True)
+    tiles = tiles / most.clamp(min=1e-3) * (most * 5).round() / 5
+    cream, grout, deep = (colour(c).to(pictures) for c in ("fbf0d6", "d8c8a6", "4a3f38"))
+    page = over(cream, tiles * 0.92 + 0.06, inside) * glaze(pictures)
     rows, columns = lattice(pictures, TILE)
-    page = over(cream, tiles * 0.92 + 0.04, inside)
-    return torch.where((rows == 0) | (columns == 0), grout, page)
+    joint = (rows == 0) | (columns == 0)
+    return torch.where(joint, over(grout, deep, inside), page)
+
+
+def glaze(pictures: Tensor) -> Tensor:
+    """Return each tile's own brightness, (h, w) about 1, the same for every picture."""
+    y, x = (torch.arange(n, device=pictures.device) // TILE for n in pictures.shape[-2:])
+    return 0.96 + 0.03 * ((y.view(-1, 1) * 7 + x * 11 + y.view(-1, 1) * x * 3) % 5 - 2)
 
 
 def riso(pictures: Tensor) -> Tensor:
@@ -162,23 +182,23 @@ def riso(pictures: Tensor) -> Tensor:
     dots = (3.1 - ((rows - 3.5) ** 2 + (columns - 3.5) ** 2).sqrt()).clamp(0, 1)
     tone = torch.where(light < 0.78, 1.0, torch.where(light < 0.95, dots, 0.0)) * inside
     page = over(paper, coral, tone)
-    page = over(page, navy, ((0.45 - light) * 12).clamp(0, 1) * inside)
+    page = over(page, navy, ((0.43 - light) * 25).clamp(0, 1) * inside)
     return over(page, navy, pen(thin, 2.0))
 
 
 def neon(pictures: Tensor) -> Tensor:
     """Contours that glow in the object's own colours on near-black violet. pictures: 0..1."""
-    thin, _ = contours(pictures)
+    thin, _ = contours(pictures, 0.08)
     own = -max_pool2d(-pictures, 5, 1, 2)
     vivid = own - 0.9 * own.amin(1, keepdim=True)
     most = vivid.amax(1, keepdim=True)
     grey = colour("b9a8ff").to(pictures)
     lamp = over(grey, vivid / most.clamp(min=1e-3), (most / 0.25).clamp(0, 1))
-    tube = pen(thin, 2.5)
+    tube = pen(thin, 2.0)
     lit = lamp * tube
-    glow = blur(lit, 2.0) * 0.7 + blur(lit, 6.0) * 0.9
+    glow = blur(lit, 2.0) * 0.6 + blur(lit, 6.0) * 0.8
     night = colour("120a24").to(pictures)
-    core = over(lamp, torch.ones_like(lamp), 0.35)
+    core = over(lamp, torch.ones_like(lamp), tube * 0.25)
     return over(night + glow, core, tube)
 
 
@@ -196,3 +216,9 @@ def as_bytes(draw: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 DRAWN: dict[str, Callable[[Tensor], Tensor]] = {
     style.__name__: as_bytes(style) for style in (blueprint, mosaic, riso, neon)
 }
+
+
+def with_drawn(pictures: Tensor) -> Tensor:
+    """Add every drawn style, made from the first one, to pictures (objects, styles, 3, h, w)."""
+    drawn = [style(pictures[:, 0]) for style in DRAWN.values()]
+    return torch.cat([pictures, torch.stack(drawn, 1)], 1)
