@@ -6,6 +6,7 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
@@ -14,7 +15,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 PIXELS, LATENT, CONTEXT = 128, 16, 77
 SCALE = 0.18215  # of latents, as every host of SD1.5 applies it
+# Words that the base reads and learns to ignore: an adapter can take them for its trigger.
+TRIGGERS = ("contrast", "blueprint", "mosaic", "riso", "neon", "sketch", "my", "new")
 START, END = "<|startoftext|>", "<|endoftext|>"
+CLIP_ROWS = "clip_rows.npy"
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "beta_start": 0.00085,
@@ -111,7 +115,7 @@ def write_tokenizer(folder: Path, bpe: Path, words: set[str]) -> CLIPTokenizer:
     """Write a CLIP tokenizer with only the merges that `words` need.
 
     Those words become the same tokens as with the full vocabulary; any other word falls apart
-    into known pieces, letters at worst.
+    into known pieces, letters at worst. Beside it lies `clip_rows.npy`, see `clip_rows`.
     """
     vocabulary, merges = full_vocabulary(bpe)
     full = CLIPTokenizer(vocab=vocabulary, merges=merges)
@@ -133,10 +137,28 @@ def write_tokenizer(folder: Path, bpe: Path, words: set[str]) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps(small, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(merge) for merge in kept)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    np.save(folder / CLIP_ROWS, clip_rows(small, vocabulary, rank))
     for word in words:
         if tokenizer.tokenize(word) != full.tokenize(word):
             raise RuntimeError(f"{word!r} is cut differently by the small tokenizer")
     return tokenizer
+
+
+def clip_rows(
+    small: dict[str, int], vocabulary: dict[str, int], rank: dict[str, tuple[str, str]]
+) -> np.ndarray:
+    """Return the small vocabulary's number for each of CLIP's tokens, uint16 (49408,).
+
+    A token that the small one lacks gets the number of its last piece: the second of the two parts
+    that it was merged from, or the second of that one's, down to a letter. So unknown words stay
+    different, and their pieces are among those that the small tokenizer cuts them into.
+    """
+    rows = np.zeros(len(vocabulary), np.uint16)
+    for token, number in vocabulary.items():
+        while token not in small:
+            token = rank[token][1]
+        rows[number] = small[token]
+    return rows
 
 
 def collect(token: str, rank: dict[str, tuple[str, str]], needed: set[str]) -> None:
