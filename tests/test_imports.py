@@ -13,7 +13,11 @@ CORE = Path(__file__).resolve().parent.parent / "shira_core"
 FILES = sorted(path.relative_to(CORE).as_posix() for path in CORE.rglob("*.py"))
 ALLOWED = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}
 # Asked for by name when their command runs, with a message that says how to get them.
-ON_DEMAND = {"cli/compare.py": {"matplotlib"}, "cli/train.py": {"trainer_ui"}}
+ON_DEMAND = {
+    "cli/compare.py": {"matplotlib"},
+    "cli/reference.py": {"trainer_ui"},
+    "cli/train.py": {"trainer_ui"},
+}
 
 
 def imported(tree: ast.AST) -> Iterator[str]:

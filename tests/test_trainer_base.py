@@ -30,9 +30,10 @@ def original_weights(base: Base) -> dict[str, torch.Tensor]:
     """The base's weights under original names, attention of the VAE as 1x1 convolutions."""
     names = keymaps.unet(base.unet.state_dict(), UNET)
     weights = {names[name].name: value for name, value in base.unet.state_dict().items()}
+    names = keymaps.vae(base.vae.state_dict(), single_file.VAE)
     for name, value in base.vae.state_dict().items():
         conv = "attentions" in name and value.ndim == 2
-        weights[single_file.vae_name(name)] = value[..., None, None] if conv else value
+        weights[names[name].name] = value[..., None, None] if conv else value
     for name, value in base.text_encoder.state_dict().items():
         short = name.removeprefix("text_model.")
         weights[f"{single_file.TEXT}text_model.{short}"] = value

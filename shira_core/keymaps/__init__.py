@@ -15,8 +15,9 @@ from ..translate import Source
 from .clip import clip
 from .openclip import openclip
 from .unet import unet
+from .vae import vae
 
-__all__ = ["architecture", "clip", "openclip", "sources", "unet"]
+__all__ = ["architecture", "clip", "openclip", "sources", "unet", "vae"]
 
 _SD1 = {"te1": (clip, "cond_stage_model.transformer.text_model.")}
 _TEXT = {

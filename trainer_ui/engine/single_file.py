@@ -37,19 +37,6 @@ SCHEDULER: dict[str, Any] = {
     "set_alpha_to_one": False,
     "prediction_type": "epsilon",
 }
-_VAE_NAMES = (
-    (r"down_blocks\.(\d)\.resnets", r"down.\1.block"),
-    (r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
-    (r"up_blocks\.(\d)", lambda m: f"up.{3 - int(m[1])}"),
-    (r"(up\.\d)\.resnets", r"\1.block"),
-    (r"(up\.\d)\.upsamplers\.0", r"\1.upsample"),
-    (r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}"),
-    (r"mid_block\.attentions\.0\.group_norm", "mid.attn_1.norm"),
-    (r"mid_block\.attentions\.0\.to_out\.0", "mid.attn_1.proj_out"),
-    (r"mid_block\.attentions\.0\.to_", "mid.attn_1."),
-    ("conv_shortcut", "nin_shortcut"),
-    ("conv_norm_out", "norm_out"),
-)
 
 
 class Checkpoint:
@@ -115,7 +102,7 @@ def vae(checkpoint: Checkpoint) -> nn.Module:
             sample_size=512,
             scaling_factor=0.18215,
         )
-    return _fill(module, checkpoint, {name: vae_name(name) for name in module.state_dict()})
+    return _fill(module, checkpoint, _names(keymaps.vae(module.state_dict(), VAE)))
 
 
 def text_encoder(checkpoint: Checkpoint) -> CLIPTextModel:
@@ -138,13 +125,6 @@ def text_encoder(checkpoint: Checkpoint) -> CLIPTextModel:
         )
     )
     return _fill(module, checkpoint, _names(keymaps.clip(module.state_dict(), prefix)))
-
-
-def vae_name(name: str) -> str:
-    """Return the original name of a weight of diffusers' AutoencoderKL."""
-    for pattern, replacement in _VAE_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return VAE + name.replace("down_blocks", "down")
 
 
 def _names(sources: Mapping[str, Source]) -> dict[str, str]:
