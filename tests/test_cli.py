@@ -19,7 +19,7 @@ import shira_core as shira
 from shira_core.cli import COMMANDS, main
 
 README = Path(__file__).parents[1] / "README.md"
-OWN = ("info", "verify", "bake", "mix", "compare")
+OWN = ("info", "verify", "bake", "mix", "compare", "reference")
 Q = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
 TEXT = "cond_stage_model.transformer.text_model.encoder.layers.3.mlp.fc1.weight"
 FIELDS = {
@@ -222,7 +222,7 @@ def test_help_names_every_command(capsys):
     assert code == 0
     assert "example: shira info style.shira" in out
     for name in COMMANDS:
-        assert re.search(rf"^    {name} +\w", out, re.MULTILINE)
+        assert re.search(rf"^    {name}\s+\w", out, re.MULTILINE)
 
 
 def test_the_readme_shows_commands_that_parse():
