@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from hosts import FullSize
 
 
 @pytest.fixture(scope="session")
@@ -89,3 +95,15 @@ def trained(
     paths = {"base": tiny_base, "images": pictures, "out": out}
     assert train(load(None, {**SETTINGS, **paths}), watch) == out
     return out, weights
+
+
+@pytest.fixture(scope="session")
+def full_size(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FullSize]:
+    """The reference base in SD1.5's size for tests in real hosts (4.3 GB while they run)."""
+    from hosts import write_full_size
+
+    folder = tmp_path_factory.mktemp("full")
+    try:
+        yield write_full_size(folder)
+    finally:
+        shutil.rmtree(folder)
