@@ -5,8 +5,8 @@ With k = full size / compact size of an axis, and copies of a channel side by si
 - what gives channels out (rows of a weight; biases, norms, embeddings) is repeated k times;
 - what reads channels (columns of a weight) reads the first copy of each: column j becomes column
   k*j, the others are zero;
-- query projections are scaled by k^-1/2: k copies make each score k times as large, and attention
-  divides by the root of a head's width, which k multiplies;
+- the k copies of a query are scaled so that they add up to sqrt(k) queries: attention divides by
+  the root of a head's width, which k multiplies;
 - rows of the token embedding are copied as a table says.
 
 Group and layer norms see the mean and spread that they saw before, because copies share a group.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shira_core.mask import Shape
+from shira_core.mask import Mask, Shape, SparseDelta
 
 _QUERY = re.compile(r"\.(to_q|attn_1\.q|q_proj)\.(weight|bias)")
 _EMBEDDING = re.compile(r"\.(token|position)_embedding\.weight")
@@ -34,13 +34,14 @@ class Rule:
 
     Both are seen as rows x columns x taps (a vector: n x 1 x 1). rows, columns: int64, for each of
     the full weight's rows and columns the compact one that it copies, ZERO where there is none.
+    shares: float32, what each of the full weight's rows is multiplied by; None: nothing is.
     """
 
     compact: Shape
     full: Shape
     rows: Tensor
     columns: Tensor
-    factor: float
+    shares: Tensor | None
 
     @property
     def taps(self) -> int:
@@ -58,8 +59,10 @@ def rule(name: str, compact: Shape, full: Shape, tokens: Tensor) -> Rule:
     columns = torch.zeros(1, dtype=torch.int64)
     if len(full) > 1:
         columns = (repeated if embedding else picked)(compact[1], full[1])
-    factor = math.sqrt(compact[0] / full[0]) if _QUERY.search(name) else 1.0
-    return Rule(compact, full, rows, columns, factor)
+    shares = None
+    if _QUERY.search(name):
+        shares = torch.tensor(query_shares(full[0] // compact[0])).repeat(compact[0])
+    return Rule(compact, full, rows, columns, shares)
 
 
 def repeated(compact: int, full: int) -> Tensor:
@@ -74,19 +77,42 @@ def picked(compact: int, full: int) -> Tensor:
     return places
 
 
+def query_shares(copies: int) -> list[float]:
+    """Return what the copies of a query are multiplied by: numbers that add up to sqrt(copies).
+
+    Each is the power of two, with a sign, that is nearest to what is left of it, and the last one
+    all that is left. Powers of two are exact in float16; equal shares of copies^-1/2 are not.
+    Measured on the shipped base, float16 weights, outputs up to 4: the denoiser differs from the
+    compact one by 8e-6 at most with these, by 5e-4 with equal shares.
+    """
+    shares, left = [], math.sqrt(copies)
+    for _ in range(copies - 1):
+        nearest = math.copysign(2.0 ** round(math.log2(abs(left))), left) if left else 0.0
+        shares.append(nearest)
+        left -= nearest
+    return [*shares, left]
+
+
 def widen(weight: Tensor, rule: Rule, dtype: torch.dtype) -> Tensor:
     """Return the full weight of a compact one; its values are rounded once, to `dtype`."""
-    values = scaled(weight, rule.factor, dtype).reshape(*_matrix(rule.compact), rule.taps)
+    compact = weight.reshape(*_matrix(rule.compact), rule.taps)
     full = torch.zeros(*_matrix(rule.full), rule.taps, dtype=dtype)
     places = (rule.columns != ZERO).nonzero().view(-1)
-    picked_columns = values.index_select(1, rule.columns[places])
-    full.index_copy_(1, places, picked_columns.index_select(0, rule.rows))
+    copies = compact.index_select(1, rule.columns[places]).index_select(0, rule.rows)
+    if rule.shares is not None:
+        copies = copies.float() * rule.shares.view(-1, 1, 1)
+    full.index_copy_(1, places, copies.to(dtype))
     return full.view(rule.full)
 
 
-def scaled(values: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
-    """Return values times factor, multiplied in float32 and rounded once."""
-    return (values.to(torch.float32) * factor).to(dtype)
+def widen_delta(delta: SparseDelta, rule: Rule) -> SparseDelta:
+    """Return what `widen` makes of a delta of the compact weight, in the dtype of its values."""
+    positions, copied = widen_entries(delta.positions, rule)
+    values = delta.values[copied]
+    if rule.shares is not None:
+        rows, _ = _divided(positions, len(rule.columns) * rule.taps)
+        values = (values.float() * rule.shares[rows]).to(values.dtype)
+    return SparseDelta(Mask(rule.full, positions), values)
 
 
 def widen_entries(positions: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
@@ -95,13 +121,12 @@ def widen_entries(positions: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
     positions: int64 (entries,), flat in the compact weight. Returns two int64 vectors: positions in
     the full weight, strictly increasing, and for each the number of the entry that it copies.
     """
-    columns = _matrix(rule.compact)[1]
     cell, tap = _divided(positions, rule.taps)
-    row, column = _divided(cell, columns)
+    row, column = _divided(cell, _matrix(rule.compact)[1])
     by_row, rows = _copies(row, rule.rows)
-    by_column, places = _copies(column[by_row], rule.columns)
+    by_column, columns = _copies(column[by_row], rule.columns)
     copied = by_row[by_column]
-    cells = rows[by_column] * len(rule.columns) + places
+    cells = rows[by_column] * len(rule.columns) + columns
     found, order = torch.sort(cells * rule.taps + tap[copied])
     return found, copied[order]
 
