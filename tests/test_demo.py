@@ -92,7 +92,7 @@ def test_the_shipped_base_opens_offline_and_draws() -> None:
 def test_sample_pictures_have_captions_and_a_licence() -> None:
     pictures = sorted(demo.IMAGES.glob("*.png"))
     captions = [path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in pictures]
-    assert sorted(captions) == sorted(LISTS["style_train"])
+    assert sorted(captions) == sorted(LISTS["samples"])
     for path in pictures:
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"), dtype=int)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,32 @@ from PIL import Image
 from torch import Tensor
 
 STYLES = ("noto", "flat", "glossy", "contrast")
+EVALUATION_STYLES = ("twemoji", "openmoji")  # no training reads these
+PICTURES_FILE, EVALUATION_FILE = "pictures.npz", "evaluation.npz"
+HERE = Path(__file__).resolve().parent
+
+
+def splits() -> dict[str, list[str]]:
+    """Return the lists of objects in `objects.json`."""
+    return json.loads((HERE / "objects.json").read_text(encoding="utf-8"))
 
 
 def load_pictures(data: Path) -> tuple[list[str], Tensor]:
     """Return object names and uint8 pictures (objects, 4 styles, 3, 128, 128)."""
-    packed = np.load(data / "pictures.npz")
+    return unpack(data / PICTURES_FILE, len(STYLES))
+
+
+def load_evaluation(data: Path) -> tuple[list[str], Tensor]:
+    """Return object names and uint8 pictures (objects, 2 styles, 3, 128, 128), for measuring only.
+
+    An object that one of the sets does not draw is not in it.
+    """
+    return unpack(data / EVALUATION_FILE, len(EVALUATION_STYLES))
+
+
+def unpack(file: Path, styles: int) -> tuple[list[str], Tensor]:
+    """Return object names and uint8 pictures (objects, styles, 3, 128, 128) of a file."""
+    packed = np.load(file)
     ends, blob = packed["ends"], packed["blob"].tobytes()
     starts = [0, *ends[:-1]]
     decoded = [
@@ -24,7 +46,7 @@ def load_pictures(data: Path) -> tuple[list[str], Tensor]:
         for a, b in zip(starts, ends, strict=True)
     ]
     pictures = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
-    return list(packed["names"]), pictures.reshape(-1, len(STYLES), 3, PIXELS, PIXELS).contiguous()
+    return list(packed["names"]), pictures.reshape(-1, styles, 3, PIXELS, PIXELS).contiguous()
 
 
 def recoloured(pictures: Tensor) -> Tensor:
