@@ -25,9 +25,9 @@ def widen_adapter(adapter: Adapter, base: Compact) -> Adapter:
     """Return an adapter of the compact base for its widened checkpoint, in memory.
 
     Added to the widened model at any alpha, it does what the adapter does to the compact one. At
-    alpha 1 each float16 weight of the checkpoint then is, bit for bit, the widening of the compact
-    weight + delta, rounded once; copies of queries that are too small for float16 (below 2^-14) may
-    be off by 2^-24.
+    alpha 1 each float16 weight of the checkpoint is then, bit for bit, the widening of the compact
+    weight + delta, rounded once. The exception are copies of queries: where their share makes
+    weight or delta smaller than 2^-14, float16 has fewer digits, and they may be one rounding off.
 
     Every mask becomes an unstructured one: of a Struct mask's row only the columns that are read
     are widened, and its diagonal is none there. The density is that of the entries then.

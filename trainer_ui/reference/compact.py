@@ -97,15 +97,17 @@ def _places(folder: Path) -> dict[str, tuple[Path, str, Shape]]:
     """Return file, name and shape there of each weight, by original name."""
     if not folder.is_dir():
         raise BaseInvalid(f"base: there is no folder {folder}: {GIVE}")
-    places = {}
+    places: dict[str, tuple[Path, str, Shape]] = {}
     for file, (keymap, prefix) in FILES.items():
         path = folder / file
         if not path.is_file():
             raise BaseInvalid(f"base {folder} has no {file}: {GIVE}")
         found = {name: info.shape for name, info in read_header(path).tensors.items()}
-        for name, source in keymap(found, prefix).items():
-            if source.name != skeleton.IDS:
-                places[source.name] = (path, name, found[name])
+        sources = keymap(found, prefix)
+        if strange := found.keys() - sources.keys():
+            raise BaseInvalid(f"base {path} has {min(strange)}, which SD1.5 lacks: {GIVE}")
+        places |= {source.name: (path, name, found[name]) for name, source in sources.items()}
+    places.pop(skeleton.IDS, None)
     return places
 
 
@@ -136,8 +138,8 @@ def _checked_shapes(
     own = skeleton.shapes(widths)
     for name in (*own, *found):
         if name not in own or name not in found:
-            where = "no weight" if name in own else "a weight that SD1.5 lacks,"
-            raise BaseInvalid(f"base {folder} has {where} {name}: {GIVE}")
+            what = "no weight" if name in own else "one weight too many,"
+            raise BaseInvalid(f"base {folder} has {what} {name}: {GIVE}")
         if _plain(own[name]) != _plain(found[name]):
             raise BaseInvalid(
                 f"base {folder}: {name} is {_text(found[name])} and {_text(own[name])} fits its "
