@@ -1,1 +1,1 @@
-"""The SHiRA trainer: `trainer_ui.engine` trains, pages only start it and read its events."""
+"""The SHiRA trainer: `engine` trains, pages only start it; `reference` widens the shipped base."""

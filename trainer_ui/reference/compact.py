@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +47,15 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 GROUPS, HEADS = 32, 12
 SHORTCUT = ".nin_shortcut."
 GIVE = "give the folder of a compact base, such as assets/base"
+FULL_SHAPES = skeleton.shapes(FULL)
+
+
+class Place(NamedTuple):
+    """Where a weight lies: file, name and shape there."""
+
+    path: Path
+    name: str
+    shape: Shape
 
 
 class Compact:
@@ -62,7 +71,8 @@ class Compact:
         _check_settings(folder)
         self.shapes, tokens = _checked_shapes(folder, self._places)
         self._tokens = _token_rows(folder, tokens)
-        self._files = {path: safe_open(path, framework="pt") for path, *_ in self._places.values()}
+        paths = {place.path for place in self._places.values()}
+        self._files = {path: safe_open(path, framework="pt") for path in paths}
 
     def rule(self, name: str) -> Rule:
         """Return how a weight is widened."""
@@ -90,14 +100,11 @@ class Compact:
         return widen(self.read(name), self.rule(name), dtype)
 
 
-FULL_SHAPES = skeleton.shapes(FULL)
-
-
-def _places(folder: Path) -> dict[str, tuple[Path, str, Shape]]:
-    """Return file, name and shape there of each weight, by original name."""
+def _places(folder: Path) -> dict[str, Place]:
+    """Return where each weight lies, by original name."""
     if not folder.is_dir():
         raise BaseInvalid(f"base: there is no folder {folder}: {GIVE}")
-    places: dict[str, tuple[Path, str, Shape]] = {}
+    places: dict[str, Place] = {}
     for file, (keymap, prefix) in FILES.items():
         path = folder / file
         if not path.is_file():
@@ -106,7 +113,7 @@ def _places(folder: Path) -> dict[str, tuple[Path, str, Shape]]:
         sources = keymap(found, prefix)
         if strange := found.keys() - sources.keys():
             raise BaseInvalid(f"base {path} has {min(strange)}, which SD1.5 lacks: {GIVE}")
-        places |= {source.name: (path, name, found[name]) for name, source in sources.items()}
+        places |= {s.name: Place(path, name, found[name]) for name, s in sources.items()}
     places.pop(skeleton.IDS, None)
     return places
 
@@ -125,11 +132,9 @@ def _check_settings(folder: Path) -> None:
             )
 
 
-def _checked_shapes(
-    folder: Path, places: Mapping[str, tuple[Path, str, Shape]]
-) -> tuple[dict[str, Shape], int]:
+def _checked_shapes(folder: Path, places: Mapping[str, Place]) -> tuple[dict[str, Shape], int]:
     """Return the shapes of all weights at the base's widths, and the number of its tokens."""
-    found = {name: shape for name, (_, _, shape) in places.items()}
+    found = {name: place.shape for name, place in places.items()}
     try:
         widths = skeleton.measure(found)
     except (KeyError, IndexError, ValueError):
