@@ -11,7 +11,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from hosts import FullSize
+    from full_size import FullSize
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +100,7 @@ def trained(
 @pytest.fixture(scope="session")
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FullSize]:
     """The reference base in SD1.5's size for tests in real hosts (4.3 GB while they run)."""
-    from hosts import write_full_size
+    from full_size import write_full_size
 
     folder = tmp_path_factory.mktemp("full")
     try:

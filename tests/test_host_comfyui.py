@@ -12,7 +12,8 @@ from urllib.parse import urlencode
 import hosts
 import numpy as np
 import pytest
-from hosts import SCENE, FullSize, Server
+from full_size import SCENE, VISIBLE, FullSize, check_same, compact_picture, difference
+from hosts import Server
 from PIL import Image
 
 pytestmark = hosts.needs("COMFYUI_DIR")
@@ -26,15 +27,8 @@ def checkout() -> hosts.Checkout:
 
 
 @pytest.fixture(scope="module")
-def packages(checkout: hosts.Checkout) -> list[str]:
-    """The host's packages before it has started with our clone."""
-    return checkout.packages()
-
-
-@pytest.fixture(scope="module")
 def comfyui(
     checkout: hosts.Checkout,
-    packages: list[str],
     full_size: FullSize,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
@@ -90,13 +84,13 @@ def picture(server: Server, outputs: dict[str, Any]) -> np.ndarray:
 
 
 def test_a_clone_in_custom_nodes_loads_and_adds_no_package(
-    comfyui: Server, checkout: hosts.Checkout, packages: list[str]
+    comfyui: Server, checkout: hosts.Checkout
 ) -> None:
     log = comfyui.log()
     assert f"custom_nodes/{CLONE}" in log, log
     assert "IMPORT FAILED" not in log, log
     assert "Traceback" not in log, log
-    assert checkout.packages() == packages
+    assert hosts.installed(checkout.python) == checkout.packages
 
 
 def test_the_reference_base_is_sd15_and_draws_as_the_compact_model(
@@ -104,13 +98,13 @@ def test_the_reference_base_is_sd15_and_draws_as_the_compact_model(
 ) -> None:
     outputs = run(comfyui, workflow(full_size.plain.name))
     assert outputs["class"]["model_class"] == ["SD15"]
-    hosts.check_same(picture(comfyui, outputs), hosts.compact_picture(EXTRA))
+    check_same(picture(comfyui, outputs), compact_picture(EXTRA))
 
 
 def test_a_widened_adapter_baked_in_draws_as_the_compact_one(
     comfyui: Server, full_size: FullSize
 ) -> None:
     drawn = picture(comfyui, run(comfyui, workflow(full_size.styled.name)))
-    hosts.check_same(drawn, hosts.compact_picture(EXTRA, full_size.style))
-    plain = hosts.compact_picture(EXTRA)
-    assert hosts.difference(drawn, plain)["mean"] > hosts.VISIBLE, "the adapter has no effect"
+    check_same(drawn, compact_picture(EXTRA, full_size.compact))
+    plain = compact_picture(EXTRA)
+    assert difference(drawn, plain)["mean"] > VISIBLE, "the adapter has no effect"
