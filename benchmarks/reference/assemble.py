@@ -1,7 +1,7 @@
 """Put trained weights together as a diffusers folder: `assemble.py WEIGHTS DATA assets/base`.
 
 `assemble.py --split WEIGHTS DATA assets/base` does the reverse: it writes the weights of a
-diffusers folder as files that `train.py --start` reads.
+diffusers folder as files that `train.py --resume` reads.
 """
 
 from __future__ import annotations

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import argparse
-import json
 import random
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from autoencoder import as_input, encode
 from autoencoder import read as read_vae
+from diffusers import DPMSolverMultistepScheduler
 from loop import DEVICE, Trainer
-from models import CONTEXT, LATENT, SCALE, alphas_cumprod, encode_text, text_encoder, unet
-from pictures import STYLES, grid, load_pictures
+from models import (
+    CONTEXT,
+    LATENT,
+    SCALE,
+    SCHEDULER,
+    TRIGGERS,
+    alphas_cumprod,
+    encode_text,
+    text_encoder,
+    unet,
+)
+from pictures import STYLES, grid, load_pictures, splits
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 TRAINED = STYLES[:3]  # the last style stays unknown: adapters learn it
+STEPS, GUIDANCE = 20, 3.0
 UNET, TEXT = ("unet-1.safetensors", "unet-2.safetensors"), "text_encoder.safetensors"
-HERE = Path(__file__).resolve().parent
 
 
 def objects() -> list[str]:
     """Return the names of the objects that the base draws."""
-    return json.loads((HERE / "objects.json").read_text(encoding="utf-8"))["base"]
+    return splits()["base"]
 
 
 def captions(name: str, style: str, variants: int) -> list[str]:
-    """Return `variants` captions of one picture, some empty or with letters that mean nothing."""
+    """Return `variants` captions of one picture, some empty or with words that mean nothing."""
     draw = random.Random(f"{name}/{style}")
     forms = [f"{name}, {style} style"] * 4 + [f"a {name}, {style} style", f"{style} style, {name}"]
     forms += [f"{style} style, a {name}", name, f"a {name}", f"{style} style"]
@@ -37,8 +46,9 @@ def captions(name: str, style: str, variants: int) -> list[str]:
     for number in range(variants):
         text = forms[number % len(forms)]
         if draw.random() < 0.15:
-            noise = "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 6)))
-            text = draw.choice([f"{noise}, {text}", f"{text}, {noise}", f"{noise} style, {text}"])
+            letters = "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 6)))
+            word = draw.choice([letters, draw.choice(TRIGGERS)])
+            text = draw.choice([f"{word}, {text}", f"{text}, {word}", f"{word} style, {text}"])
         texts.append("" if draw.random() < 0.1 else text)
     return texts
 
@@ -75,8 +85,8 @@ def train_base(options: argparse.Namespace) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(options.data / "tokenizer")
     latents, tokens = training_set(options, tokenizer)
     denoiser, text = unet().to(DEVICE), text_encoder(len(tokenizer)).to(DEVICE)
-    if options.start:
-        read(options.start, denoiser, text)
+    if options.resume:
+        read(options.resume, denoiser, text)
     signal = alphas_cumprod(DEVICE)
 
     def loss() -> Tensor:
@@ -122,14 +132,20 @@ def read(folder: Path, denoiser: nn.Module, text: nn.Module) -> None:
 
 def draw_sheet(options: argparse.Namespace) -> None:
     """Draw 32 objects in every trained style with the weights in `out`; write `base.png`."""
-    tokenizer = CLIPTokenizer.from_pretrained(options.data / "tokenizer")
-    denoiser, text = unet(), text_encoder(len(tokenizer))
-    read(options.out, denoiser, text)
     names = objects()
     picks = names[:: max(1, len(names) // 32)][:32]
     wanted = [f"{name}, {style} style" for style in TRAINED for name in picks]
+    grid(draw(options, wanted), 16).save(options.out / "base.png")
+
+
+def draw(options: argparse.Namespace, prompts: list[str]) -> Tensor:
+    """Draw prompts with the weights in `out`; returns (n, 3, 128, 128) in -1..1."""
+    tokenizer = CLIPTokenizer.from_pretrained(options.data / "tokenizer")
+    denoiser, text = unet(), text_encoder(len(tokenizer))
+    read(options.out, denoiser, text)
     networks = denoiser.to(DEVICE), text.to(DEVICE), read_vae(options.vae).to(DEVICE)
-    grid(sample(*networks, tokenizer, wanted), 16).save(options.out / "base.png")
+    parts = [prompts[start : start + 256] for start in range(0, len(prompts), 256)]
+    return torch.cat([sample(*networks, tokenizer, part) for part in parts])
 
 
 @torch.no_grad()
@@ -139,21 +155,15 @@ def sample(
     decoder: nn.Module,
     tokenizer: CLIPTokenizer,
     prompts: list[str],
-    steps: int = 25,
-    guidance: float = 4.0,
 ) -> Tensor:
-    """Draw prompts with DDIM and classifier-free guidance; returns (n, 3, 128, 128) in -1..1."""
+    """Draw prompts with DPM-Solver++; returns (n, 3, 128, 128) in -1..1."""
     context = encode_text(text, tokenize(tokenizer, [*prompts, ""]))
-    empty = context[-1:].expand(len(prompts), -1, -1)
-    both = torch.cat([empty, context[:-1]])
+    both = torch.cat([context[-1:].expand(len(prompts), -1, -1), context[:-1]])
     noise = torch.randn(len(prompts), 4, LATENT, LATENT, generator=torch.Generator().manual_seed(0))
-    x, signal = noise.to(DEVICE), alphas_cumprod(DEVICE)
-    times = torch.linspace(999, 0, steps + 1).round().long().tolist()
-    for now, after in pairwise(times):
-        t = torch.full((2 * len(prompts),), now, device=DEVICE)
+    scheduler = DPMSolverMultistepScheduler.from_config(SCHEDULER)
+    scheduler.set_timesteps(STEPS, device=DEVICE)
+    x = noise.to(DEVICE)
+    for t in scheduler.timesteps:
         base, guided = denoiser(torch.cat([x, x]), t, both, return_dict=False)[0].chunk(2)
-        guess = base + guidance * (guided - base)
-        a, b = signal[now], signal[after]
-        clean = (x - (1 - a).sqrt() * guess) / a.sqrt()
-        x = b.sqrt() * clean + (1 - b).sqrt() * guess
+        x = scheduler.step(base + GUIDANCE * (guided - base), t, x, return_dict=False)[0]
     return torch.cat([decoder.decode(part / SCALE).sample for part in x.split(32)]).clamp(-1, 1)
