@@ -66,7 +66,7 @@ def test_sheet_writes_labels_beside_and_names_above() -> None:
 
 
 def test_every_label_of_the_demo_fits_beside_its_row() -> None:
-    labels = [row.label for row in demo.rows([], [], [])]
+    labels = [row.label for row in demo.rows([], [], [], [])]
     for label in labels:
         drawn = np.asarray(demo.sheet([demo.Row(label, [solid("white")])], TILE).convert("L"))
         assert (drawn[:, : demo.SIDE] < 128).any()

@@ -1,4 +1,4 @@
-"""The demo: train a style on the shipped base from sample pictures, show before and after.
+"""The demo: train a style on the shipped base from sample pictures, show it, mix it with another.
 
 `python install.py demo` runs this module. It writes `demo-output/style.shira` and
 `demo-output/before-after.png`, and prints how long a switch takes and that undoing it was exact.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "assets" / "base"
 IMAGES = ROOT / "assets" / "samples" / "contrast"
+SHIPPED = ROOT / "assets" / "adapters" / "riso.shira"
 OUT = ROOT / "demo-output"
 TRIGGER = "contrast style"
 OBJECTS = ("cat", "house", "guitar", "airplane", "robot", "rose")
 PROMPTS = [f"{TRIGGER}, {name}" for name in OBJECTS]
+MIXED_PROMPTS = [f"{TRIGGER}, riso style, {name}" for name in OBJECTS]
+MIXED_ALPHAS = (0.7, 0.7)  # of the trained and the shipped style
 EXAMPLES = ("owl", "bicycle", "camera", "teapot", "drum", "sailboat")
 # The base is a tenth as wide as SD1.5, so that 2 % of its weights are as few as a LoRA of rank 1.
 TRAIN_FLAGS = (
@@ -99,27 +102,29 @@ def train(adapter: Path) -> int:
 
 
 def compare(pipeline: StableDiffusionPipeline, adapter: Path, picture: Path) -> bool:
-    """Draw before and after, print what applying costs; tell whether undoing it was exact."""
+    """Draw before, after and mixed, print what applying costs; tell whether undoing was exact."""
     import torch
 
     from shira_core.integrations.diffusers import load_shira
 
     originals = _weights(pipeline)
     before = draw(pipeline)
-    start = time.perf_counter()
-    style = load_shira(pipeline, adapter, alpha=0.5)
-    cold = time.perf_counter() - start
+    style, cold = _timed(lambda: load_shira(pipeline, adapter, alpha=0.5))
     half = draw(pipeline)
-    switch = _switching_seconds(style)
+    change = _switching_seconds(style)
     style.set_alpha(1.0)
     full = draw(pipeline)
-    entries = style.adapter.entries
+    other, switch = _timed(lambda: _switch(pipeline, style))
+    style, added = _timed(lambda: load_shira(pipeline, style.adapter, alpha=MIXED_ALPHAS[0]))
+    mixed = draw(pipeline, MIXED_PROMPTS)
     style.remove()
+    other.remove()
     exact = all(torch.equal(originals[n], value) for n, value in _weights(pipeline).items())
-    sheet(rows(before, half, full), tile=144).save(picture)
+    sheet(rows(before, half, full, mixed), tile=144).save(picture)
     print(f"\nAdapter             {adapter} ({adapter.stat().st_size / 1e6:.2f} MB)")
-    print(f"Trained entries     {entries:,}, 10 % of the layers' weights")
-    print(f"From file to use    {cold * 1e3:.0f} ms; changing alpha {switch * 1e3:.1f} ms")
+    print(f"Trained entries     {style.adapter.entries:,}, 10 % of the layers' weights")
+    print(f"From file to use    {cold * 1e3:.0f} ms; changing alpha {change * 1e3:.1f} ms")
+    print(f"Switch to another   {switch * 1e3:.0f} ms; add the first to it {added * 1e3:.0f} ms")
     print(f"Undone bit for bit  {'yes' if exact else 'NO - please report this'}")
     return exact
 
@@ -155,15 +160,18 @@ def draw(
     ).images
 
 
-def rows(
-    before: Sequence[Image.Image], half: Sequence[Image.Image], full: Sequence[Image.Image]
-) -> list[Row]:
-    """Return the rows of the sheet: what was drawn, and some of the training pictures."""
+def rows(*drawn: Sequence[Image.Image]) -> list[Row]:
+    """Return the rows of the sheet: what was drawn without, with and mixed; training pictures."""
     examples = [Image.open(IMAGES / f"{name}.png").convert("RGB") for name in EXAMPLES]
+    labels = (
+        "base",
+        "SHiRA (10 %)\nalpha 0.5",
+        "SHiRA (10 %)\nalpha 1",
+        "mixed with\nriso.shira\n{} and {}".format(*MIXED_ALPHAS),
+    )
     return [
-        Row("base", before, OBJECTS),
-        Row("SHiRA (10 %)\nalpha 0.5", half),
-        Row("SHiRA (10 %)\nalpha 1", full),
+        Row(labels[0], drawn[0], OBJECTS),
+        *(Row(label, row) for label, row in zip(labels[1:], drawn[1:], strict=True)),
         Row("some of the\n16 training\npictures", examples, EXAMPLES),
     ]
 
@@ -191,6 +199,21 @@ def sheet(rows: Sequence[Row], tile: int) -> Image.Image:
 
 def _weights(pipeline: StableDiffusionPipeline) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+
+
+def _switch(pipeline: StableDiffusionPipeline, style: Loaded) -> Loaded:
+    """Take a style off and put the shipped one on, from its file."""
+    from shira_core.integrations.diffusers import load_shira
+
+    style.remove()
+    return load_shira(pipeline, SHIPPED, alpha=MIXED_ALPHAS[1])
+
+
+def _timed(work: Callable[[], Loaded]) -> tuple[Loaded, float]:
+    """Return what `work` returns, and the seconds that it took."""
+    start = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - start
 
 
 def _switching_seconds(style: Loaded, repeats: int = 5) -> float:

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import resvg_py
-from models import PIXELS, write_tokenizer
+from models import PIXELS, TRIGGERS, write_tokenizer
 from pictures import EVALUATION_FILE, EVALUATION_STYLES, PICTURES_FILE, STYLES, splits
 from PIL import Image
 from sources import PACKAGES, check_source, write_licences
 
 ICON = 112
 BPE = "bpe_simple_vocab_16e6.txt.gz"
-STYLE_WORDS = ("noto style", "flat style", "glossy style", "contrast style", "a", "an", "the")
+STYLE_WORDS = ("noto style", "flat style", "glossy style", "a", "an", "the", *TRIGGERS)
 PARTS = ("pictures", "evaluation", "tokenizer")
 
 

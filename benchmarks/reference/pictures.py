@@ -49,22 +49,6 @@ def unpack(file: Path, styles: int) -> tuple[list[str], Tensor]:
     return list(packed["names"]), pictures.reshape(-1, styles, 3, PIXELS, PIXELS).contiguous()
 
 
-def recoloured(pictures: Tensor) -> Tensor:
-    """Add pictures in other colours and hatched ones, all on white, so that any style can be drawn.
-
-    pictures: uint8 (n, 3, 128, 128); returns the same with about n/2 more.
-    """
-    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
-    sixth = len(pictures) // 6
-    turned = pictures[order[:sixth]][:, [1, 2, 0]]
-    mirrored = pictures[order[sixth : 2 * sixth]][:, [2, 1, 0]].flip(-1)
-    dark = pictures[order[-sixth:]].float().mean(1, keepdim=True)
-    rows = torch.arange(PIXELS).view(1, 1, -1, 1) + torch.arange(PIXELS)
-    stripes = ((rows // 2) % 3 == 0).expand(len(dark), 1, PIXELS, PIXELS)
-    hatched = torch.where(stripes & (dark < 200) | (dark < 60), 0, 255).to(torch.uint8)
-    return torch.cat([pictures, turned, mirrored, hatched.expand(-1, 3, -1, -1)])
-
-
 def grid(pictures: Tensor, columns: int) -> Image.Image:
     """Lay pictures (n, 3, h, w) in -1..1 out in full rows."""
     rows = [torch.cat(list(row), -1) for row in pictures.split(columns) if len(row) == columns]

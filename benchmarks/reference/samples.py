@@ -1,7 +1,8 @@
 """Write sample pictures with captions: `samples.py STYLE FOLDER --data data`.
 
 STYLE is one of the rendered sets (`contrast`) or one that `drawn.py` draws (`blueprint`). The
-objects are the first of `style_train`; its first sixteen are the list `samples`.
+objects are the first of `style_train`; its first sixteen are the list `samples`. After the 48 of
+`style_train` come the base's other objects but those of `validation` and `test`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,13 @@ from drawn import DRAWN
 from pictures import STYLES, load_pictures, splits
 from PIL import Image
 from torch import Tensor
+
+
+def trainable() -> list[str]:
+    """Return the objects whose drawings an adapter may train on, `style_train` first."""
+    lists = splits()
+    taken = {*lists["style_train"], *lists["validation"], *lists["test"]}
+    return lists["style_train"] + [name for name in lists["base"] if name not in taken]
 
 
 def in_style(pictures: Tensor, style: str) -> Tensor:
@@ -47,7 +55,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=len(splits()["samples"]))
     options = parser.parse_args()
     names, pictures = load_pictures(options.data)
-    wanted = splits()["style_train"][: options.count]
+    wanted = trainable()[: options.count]
     chosen = pictures[[names.index(name) for name in wanted]]
     write_samples(options.folder, wanted, in_style(chosen, options.style))
 
