@@ -1,0 +1,47 @@
+/** Load SHiRA: the chosen file's picture, title, architecture and trigger words, in the node. */
+import { findAdapter, onRefresh, previewAddress } from "./adapters.js";
+import { button, copyText, make } from "./dom.js";
+import { after, widen } from "./node.js";
+import { addPanel } from "./panel.js";
+import { say } from "./words.js";
+
+const WIDTH = 300;
+
+export function setUpLoader(node) {
+  const file = node.widgets.find((widget) => widget.name === "adapter");
+  const card = make("div", { className: "shira-card" });
+  const show = () => card.replaceChildren(...describe(file.value));
+  addPanel(node, "adapter_card", card);
+  after(file, "callback", show);
+  after(node, "onConfigure", show);
+  after(node, "onRemoved", onRefresh(show));
+  widen(node, WIDTH);
+  show();
+}
+
+/** Return the elements that describe an adapter. */
+function describe(name) {
+  const adapter = findAdapter(name);
+  if (!adapter) return [make("span", { className: "shira-dim" }, say("noInfo"))];
+  const parts = adapter.preview ? [preview(name)] : [];
+  if (adapter.title) parts.push(make("strong", {}, adapter.title));
+  parts.push(make("span", { className: "shira-dim" }, adapter.architecture));
+  if (adapter.trigger) parts.push(trigger(adapter.trigger));
+  return parts;
+}
+
+function preview(name) {
+  const picture = make("img", { src: previewAddress(name), alt: say("preview") });
+  picture.onerror = () => picture.remove();
+  return picture;
+}
+
+/** A button with the trigger words, which copies them. */
+function trigger(words) {
+  const copy = button(words, say("copyTrigger"), async () => {
+    await copyText(words);
+    copy.textContent = say("copied");
+    setTimeout(() => (copy.textContent = words), 1000);
+  });
+  return copy;
+}

@@ -1,0 +1,43 @@
+/** Alpha on the canvas: dragging slides between -2 and 2, a click types any number. */
+
+export const LOW = -2;
+export const HIGH = 2;
+const EDGE = 15; // where litegraph begins and ends a widget
+
+/** Return how far along the slider a value is, 0 to 1. */
+export function share(value) {
+  return Math.min(1, Math.max(0, (value - LOW) / (HIGH - LOW)));
+}
+
+/** Return the value at a place of a slider between its ends `left` and `right`. */
+export function valueAt(x, left, right) {
+  const along = Math.min(1, Math.max(0, (x - left) / (right - left)));
+  return LOW + along * (HIGH - LOW);
+}
+
+/** Turn a number widget into such a slider. Its value, socket and typed numbers stay as they are. */
+export function makeSlider(widget) {
+  if (!widget.drawWidget) return; // drawn by the page itself, as a number
+  const draw = widget.drawWidget;
+  widget.drawWidget = function (context, options) {
+    draw.call(this, context, options);
+    if (!this.computedDisabled) drawBar(context, this, options.width);
+  };
+  widget.onDrag = function ({ e, node, canvas }) {
+    const width = this.width || node.size[0];
+    const value = valueAt(e.canvasX - node.pos[0], EDGE, width - EDGE);
+    this.setValue(value, { e, node, canvas });
+  };
+}
+
+/** A line below the number, from 0 to the value. */
+function drawBar(context, widget, width) {
+  const length = width - 2 * EDGE;
+  const [zero, end] = [share(0), share(widget.value)];
+  const top = widget.y + widget.height - 4;
+  context.save();
+  context.fillStyle = "#6a9";
+  context.fillRect(EDGE + Math.min(zero, end) * length, top, Math.abs(end - zero) * length, 3);
+  context.fillRect(EDGE + end * length - 1, top - 3, 3, 8);
+  context.restore();
+}
