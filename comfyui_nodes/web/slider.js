@@ -34,10 +34,10 @@ export function makeSlider(widget) {
 function drawBar(context, widget, width) {
   const length = width - 2 * EDGE;
   const [zero, end] = [share(0), share(widget.value)];
-  const top = widget.y + widget.height - 4;
+  const top = widget.y + widget.height - 3;
   context.save();
   context.fillStyle = "#6a9";
-  context.fillRect(EDGE + Math.min(zero, end) * length, top, Math.abs(end - zero) * length, 3);
-  context.fillRect(EDGE + end * length - 1, top - 3, 3, 8);
+  context.fillRect(EDGE + Math.min(zero, end) * length, top, Math.abs(end - zero) * length, 2);
+  context.fillRect(EDGE + end * length - 1, top - 2, 3, 5);
   context.restore();
 }
