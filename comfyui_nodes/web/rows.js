@@ -2,18 +2,35 @@
 
 const FIRST = { on: true, name: "", alpha: 1, alpha_te: 1, blocks: "" };
 
-/** Return the rows that a text holds, each with all fields; null if it is no list of rows. */
+/** Return the rows that a text holds, each with all fields; null if it cannot be read. */
 export function parseRows(text) {
-  if (!text?.trim()) return [];
-  let rows;
+  const rows = text.trimStart().startsWith("[") ? fromJson(text) : fromLines(text);
+  return rows?.map((row) => ({ ...FIRST, ...row, alpha_te: row.alpha_te ?? row.alpha ?? 1 })) ?? null;
+}
+
+function fromJson(text) {
   try {
-    rows = JSON.parse(text);
+    const rows = JSON.parse(text);
+    return rows.every((row) => typeof row?.name === "string") ? rows : null;
   } catch {
     return null;
   }
-  const isRow = (row) => row !== null && typeof row === "object" && !Array.isArray(row);
-  if (!Array.isArray(rows) || !rows.every(isRow)) return null;
-  return rows.map((row) => ({ ...FIRST, alpha_te: row.alpha ?? FIRST.alpha, ...row }));
+}
+
+/** Read lines such as `style.shira: 0.8`, as scripts write them. */
+function fromLines(text) {
+  const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
+  const rows = lines.map((line) => {
+    const [, name, alpha] = line.match(/^(.*):([^:]*)$/) ?? [null, line, "1"];
+    return { name: name.trim(), alpha: Number(alpha.trim() || NaN) };
+  });
+  return rows.every((row) => Number.isFinite(row.alpha)) ? rows : null;
+}
+
+/** Is a row's file used by another row, too? The server refuses that: the two would add up. */
+export function isDouble(rows, index) {
+  const { name, on } = rows[index];
+  return on && rows.some((row, at) => at !== index && row.on && row.name === name);
 }
 
 /** Return the text of rows. */

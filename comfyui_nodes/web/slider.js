@@ -2,6 +2,7 @@
 
 export const LOW = -2;
 export const HIGH = 2;
+export const STEP = 0.05;
 const EDGE = 15; // where litegraph begins and ends a widget
 
 /** Return how far along the slider a value is, 0 to 1. */
@@ -9,10 +10,11 @@ export function share(value) {
   return Math.min(1, Math.max(0, (value - LOW) / (HIGH - LOW)));
 }
 
-/** Return the value at a place of a slider between its ends `left` and `right`. */
+/** Return the value at a place of a slider between its ends `left` and `right`, in whole steps. */
 export function valueAt(x, left, right) {
   const along = Math.min(1, Math.max(0, (x - left) / (right - left)));
-  return LOW + along * (HIGH - LOW);
+  const steps = Math.round((LOW + along * (HIGH - LOW)) / STEP);
+  return Number((steps * STEP).toFixed(2));
 }
 
 /** Turn a number widget into such a slider. Its value, socket and typed numbers stay as they are. */

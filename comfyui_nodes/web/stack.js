@@ -3,8 +3,8 @@ import { adapterNames, onRefresh } from "./adapters.js";
 import { button, make } from "./dom.js";
 import { after, hideWidget, widen } from "./node.js";
 import { addPanel } from "./panel.js";
-import { added, changed, moved, parseRows, rowsText, without } from "./rows.js";
-import { HIGH, LOW } from "./slider.js";
+import { added, changed, isDouble, moved, parseRows, rowsText, without } from "./rows.js";
+import { HIGH, LOW, STEP } from "./slider.js";
 import { say } from "./words.js";
 
 const WIDTH = 400;
@@ -42,7 +42,7 @@ class RowEditor {
   /** Show the rows anew; the control that was in use at `focus` ([row, class]) gets it back. */
   draw(focus) {
     const rows = this.rows;
-    const lines = (rows ?? []).map((row, index) => this.line(row, index, rows.length));
+    const lines = (rows ?? []).map((row, index) => this.line(row, index, rows));
     if (!rows) lines.push(make("div", { className: "shira-error" }, say("unreadableRows")));
     this.element.replaceChildren(...lines, this.adder(rows ?? []));
     if (focus) this.element.children[focus[0]]?.querySelector(`.${focus[1]}`)?.focus();
@@ -60,13 +60,14 @@ class RowEditor {
     return adder;
   }
 
-  line(row, index, count) {
+  line(row, index, rows) {
     const line = make(
       "div",
       { className: row.on ? "shira-row" : "shira-row shira-off", role: "group" },
-      make("div", {}, this.toggle(row, index), this.file(row, index), ...this.tools(index, count)),
+      make("div", {}, this.toggle(row, index), this.file(row, index, isDouble(rows, index))),
       make("div", {}, ...this.alphas(row, index), this.blocks(row, index)),
     );
+    line.firstChild.append(...this.tools(index, rows.length));
     line.ariaLabel = row.name;
     return line;
   }
@@ -74,15 +75,17 @@ class RowEditor {
   toggle(row, index) {
     const onchange = (event) => {
       this.change(index, { on: event.target.checked });
-      event.target.closest(".shira-row").classList.toggle("shira-off", !event.target.checked);
+      this.draw([index, "shira-on"]);
     };
-    return make("input", { type: "checkbox", checked: row.on, ...named("useRow"), onchange });
+    const box = { type: "checkbox", className: "shira-on", checked: row.on, onchange };
+    return make("input", { ...box, ...named("useRow") });
   }
 
-  file(row, index) {
+  /** The choice of files; one that is not found or occurs twice is marked. */
+  file(row, index, double) {
     const known = adapterNames();
-    const names = known.includes(row.name) ? known : [row.name, ...known];
-    const options = names.map((name) => {
+    const found = known.includes(row.name);
+    const options = (found ? known : [row.name, ...known]).map((name) => {
       const text = known.includes(name) ? name : say("missingFile", { name });
       return make("option", { value: name, selected: name === row.name }, text);
     });
@@ -90,9 +93,9 @@ class RowEditor {
       this.change(index, { name: event.target.value });
       this.draw([index, "shira-file"]);
     };
-    const missing = known.includes(row.name) ? "" : " shira-missing";
-    const className = `shira-file${missing}`;
-    return make("select", { className, ...named("file"), onchange }, ...options);
+    const className = found && !double ? "shira-file" : "shira-file shira-wrong";
+    const title = double ? named("doubleFile") : named("file");
+    return make("select", { className, ...title, onchange }, ...options);
   }
 
   tools(index, count) {
@@ -114,7 +117,7 @@ class RowEditor {
 
   /** A slider and a number for alpha, a number for the text encoder's: any number can be typed. */
   alphas(row, index) {
-    const range = { type: "range", min: LOW, max: HIGH, step: 0.05, value: row.alpha };
+    const range = { type: "range", min: LOW, max: HIGH, step: STEP, value: row.alpha };
     const slider = make("input", { ...range, className: "shira-alpha", ...named("alpha") });
     const number = numberField("alpha", "shira-number");
     const encoder = numberField("alphaTe", "shira-encoder");
