@@ -13,14 +13,12 @@ export function after(owner, method, then) {
 }
 
 /** Take a widget and its socket out of sight; it keeps its value and its place in saved files. */
-export function hideWidget(node, name) {
-  const widget = node.widgets.find((each) => each.name === name);
+export function hideWidget(node, widget) {
   widget.hidden = true;
   widget.options.hidden = true;
   widget.computeSize = () => [0, -GAP]; // litegraph leaves room for hidden widgets, too
-  const slot = node.inputs?.findIndex((input) => input.widget?.name === name) ?? -1;
+  const slot = node.inputs?.findIndex((input) => input.widget?.name === widget.name) ?? -1;
   if (slot >= 0) node.removeInput(slot);
-  return widget;
 }
 
 /** Make a node at least so wide. */

@@ -1,14 +1,16 @@
 /** Entry of the page: what each of our nodes gets when it is created. */
 import { app } from "../../scripts/app.js";
 import { refreshAdapters } from "./adapters.js";
+import { showAdapter } from "./card.js";
 import { addStyles } from "./dom.js";
-import { setUpLoader } from "./loader.js";
 import { showReports } from "./report.js";
 import { makeSlider } from "./slider.js";
-import { setUpStack } from "./stack.js";
+import { editRows } from "./stack.js";
 import { loadWords } from "./words.js";
 
-const SET_UPS = { SHiRALoader: setUpLoader, SHiRAStack: setUpStack };
+/** What a widget of ours gets, by its name. */
+const SET_UPS = { adapter: showAdapter, rows: editRows };
+const SLIDERS = ["alpha", "alpha_te", "strength"];
 
 app.registerExtension({
   name: "shira.nodes",
@@ -20,10 +22,10 @@ app.registerExtension({
 
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("SHiRA")) return;
-    for (const widget of node.widgets ?? []) {
-      if (widget.type === "number" && widget.name.startsWith("alpha")) makeSlider(widget);
+    for (const widget of [...(node.widgets ?? [])]) {
+      if (widget.type === "number" && SLIDERS.includes(widget.name)) makeSlider(widget);
+      SET_UPS[widget.name]?.(node, widget);
     }
-    SET_UPS[node.comfyClass]?.(node);
     showReports(node);
   },
 

@@ -9,8 +9,10 @@ import { say } from "./words.js";
 
 const WIDTH = 400;
 
-export function setUpStack(node) {
-  const editor = new RowEditor(hideWidget(node, "rows"));
+/** Put the editor in the place of the widget that holds the rows. */
+export function editRows(node, widget) {
+  hideWidget(node, widget);
+  const editor = new RowEditor(widget);
   const draw = () => editor.draw();
   addPanel(node, "row_editor", editor.element);
   after(node, "onConfigure", draw);

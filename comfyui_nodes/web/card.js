@@ -1,4 +1,4 @@
-/** Load SHiRA: the chosen file's picture, title, architecture and trigger words, in the node. */
+/** The chosen file's picture, title, architecture and trigger words, in the node. */
 import { findAdapter, onRefresh, previewAddress } from "./adapters.js";
 import { button, copyText, make } from "./dom.js";
 import { after, widen } from "./node.js";
@@ -7,8 +7,8 @@ import { say } from "./words.js";
 
 const WIDTH = 300;
 
-export function setUpLoader(node) {
-  const file = node.widgets.find((widget) => widget.name === "adapter");
+/** Show what is known of the file that a widget names. */
+export function showAdapter(node, file) {
   const card = make("div", { className: "shira-card" });
   const show = () => card.replaceChildren(...describe(file.value));
   addPanel(node, "adapter_card", card);
@@ -23,6 +23,7 @@ export function setUpLoader(node) {
 function describe(name) {
   const adapter = findAdapter(name);
   if (!adapter) return [make("span", { className: "shira-dim" }, say("noInfo"))];
+  if (adapter.error) return [make("span", { className: "shira-error" }, adapter.error)];
   const parts = adapter.preview ? [preview(name)] : [];
   if (adapter.title) parts.push(make("strong", {}, adapter.title));
   parts.push(make("span", { className: "shira-dim" }, adapter.architecture));
