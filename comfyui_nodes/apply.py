@@ -1,0 +1,99 @@
+"""Add a stack to ComfyUI's models and text encoders; say in words how it is applied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from shira_core.adapter import Adapter
+from shira_core.plan import Entry
+
+from . import keys
+from .inject import Record, Window, install, record_of, why_patches, without_ours
+from .patch import Share, ShiraPatch, last, shares
+
+Names = Mapping[str, tuple[str, Sequence[Entry]]]
+
+
+def to_model(model: Any, stack: Sequence[Entry]) -> Any:
+    """Return a clone of a model with a stack; raises WeightMissing, ShapeMismatch, InvalidValue."""
+    return _added(model, shares(_model_names(model, stack)))
+
+
+def to_clip(clip: Any, stack: Sequence[Entry]) -> Any:
+    """Return a clone of a text encoder with a stack; raises as `to_model` does."""
+    wanted = shares(clip_names(clip.patcher.model, stack))
+    result = clip.clone()
+    if wanted:
+        _put(result.patcher, wanted)
+    return result
+
+
+def scheduled(model: Any, stack: Sequence[Entry], start: float, end: float) -> Any:
+    """Return a clone of a model that has a stack from `start` to `end` (0..1) of each run."""
+    weights = model.model.state_dict()
+    windows = [
+        Window(entry, keys.model_part(entry.adapter, weights), start, end) for entry in stack
+    ]
+    result = model.clone()
+    known = record_of(result) or Record(without_ours(result), result.patches_uuid)
+    install(result, replace(known, windows=(*known.windows, *windows)))
+    return result
+
+
+def model_names(module: Any, stack: Sequence[Entry]) -> Names:
+    """Return, by the name in ComfyUI's model, the name in the adapters and those that have it."""
+    weights = module.state_dict()
+    found: dict[str, tuple[str, list[Entry]]] = {}
+    for entry in stack:
+        for key, name in keys.model_part(entry.adapter, weights).items():
+            found.setdefault(key, (name, []))[1].append(entry)
+    return found
+
+
+def clip_names(module: Any, stack: Sequence[Entry]) -> Names:
+    """The same for a text encoder, whose entries have translated adapters."""
+    weights = module.state_dict()
+    found: dict[str, tuple[str, list[Entry]]] = {}
+    for entry in stack:
+        part: Adapter = keys.clip_part(entry.adapter, weights)
+        for key in part.weights:
+            found.setdefault(key, (key, []))[1].append(replace(entry, adapter=part))
+    return found
+
+
+def way(model: Any) -> str:
+    """Say how a model's stack will be applied, and why."""
+    reason = why_patches(model)
+    return f"by weight patches: {reason}" if reason else "in place, during sampling only"
+
+
+def _model_names(model: Any, stack: Sequence[Entry]) -> Names:
+    return model_names(model.model, stack)
+
+
+def _added(model: Any, wanted: Mapping[str, Share]) -> Any:
+    result = model.clone()
+    if not wanted:
+        return result
+    known, before = record_of(result), without_ours(result)
+    _put(result, wanted)
+    windows = known.windows if known else ()
+    install(result, Record(before, result.patches_uuid, windows))
+    return result
+
+
+def _put(patcher: Any, wanted: Mapping[str, Share]) -> None:
+    """Add shares to a patcher; two of ours in a row are joined, so that they are rounded once."""
+    joined = {key: _joined(patcher.patches.get(key, ()), share) for key, share in wanted.items()}
+    for key in joined:
+        if last(patcher.patches.get(key, ())):
+            patcher.patches[key] = patcher.patches[key][:-1]
+    changes = {key: ShiraPatch(set(joined), (share,)) for key, share in joined.items()}
+    patcher.add_patches(changes)
+
+
+def _joined(patches: Sequence[Any], share: Share) -> Share:
+    before = last(patches)
+    return Share(share.name, (*before.entries, *share.entries)) if before else share

@@ -1,0 +1,142 @@
+"""What every pair of a stack does to each other: overlap at once, AWOR and AWOM on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import torch
+
+from shira_core.adapter import Adapter, Weights
+from shira_core.interference import Report, compare, shared_entries
+from shira_core.mask import Shape, SparseDelta
+from shira_core.plan import Entry
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two adapters of a stack, by their places in it. awor and awom only where measured."""
+
+    first: int
+    second: int
+    overlap: float
+    report: Report | None = None
+
+
+_KNOWN: dict[tuple[str, str], Report] = {}
+
+
+def overlaps(stack: Sequence[Entry], step: Step) -> list[Pair]:
+    """Return the share of common entries of each pair; `step` is called for every weight read."""
+    pairs = []
+    for i, j in combinations(range(len(stack)), 2):
+        a, b = stack[i].adapter, stack[j].adapter
+        pairs.append(Pair(i, j, _overlap(a, b, step)))
+    return pairs
+
+
+def measured(stack: Sequence[Entry], step: Step) -> list[Pair]:
+    """Return AWOR and AWOM, too: a minute for a pair of SD1.5, once for two files.
+
+    Raises ShapeMismatch for adapters of different architectures.
+    """
+    found = []
+    for i, j in combinations(range(len(stack)), 2):
+        report = _report(stack[i].adapter, stack[j].adapter, step)
+        found.append(Pair(i, j, report.overlap, report))
+    return found
+
+
+def _overlap(a: Adapter, b: Adapter, step: Step) -> float:
+    shared = 0
+    for name in a.weights:
+        if name in b.weights:
+            step()
+            shared += shared_entries(a.weights.read(name).positions, b.weights.read(name).positions)
+    return shared / max(1, min(a.entries, b.entries))
+
+
+def _report(a: Adapter, b: Adapter, step: Step) -> Report:
+    first, second = _key(a), _key(b)
+    key = (min(first, second), max(first, second))
+    if key not in _KNOWN:
+        _KNOWN[key] = compare(replace(a, weights=_Watched(a.weights, step)), b)
+    return _KNOWN[key]
+
+
+def _key(adapter: Adapter) -> str:
+    """Return the hash of an adapter's data, or what tells adapters in memory apart."""
+    return str(adapter.header.extra.get("sshs_model_hash") or id(adapter.weights))
+
+
+class _Watched:
+    """Weights that tell of every read, so that a comparison shows progress and can be ended."""
+
+    def __init__(self, weights: Weights, step: Step) -> None:
+        self._weights, self._step = weights, step
+
+    def read(self, name: str, device: torch.device | str = "cpu") -> SparseDelta:
+        self._step()
+        return self._weights.read(name, device)
+
+    def shape(self, name: str) -> Shape:
+        return self._weights.shape(name)
+
+    def count(self, name: str) -> int:
+        return self._weights.count(name)
+
+    def origin(self, name: str) -> str:
+        return self._weights.origin(name)
+
+    def __getitem__(self, name: str) -> SparseDelta:
+        return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._weights
+
+
+def text(stack: Sequence[Entry], pairs: Sequence[Pair], skipped: Sequence[str] = ()) -> str:
+    """Return figures and advice for a person."""
+    lines = [f"{title(entry)}: {entry.adapter.entries:,} entries" for entry in stack]
+    for pair in pairs:
+        names = f"{title(stack[pair.first])} + {title(stack[pair.second])}"
+        lines.append(f"{names}: overlap {pair.overlap:.2%}{_figures(pair)}; {_advice(pair)}")
+    lines += [f"off: {name}" for name in skipped]
+    return "\n".join(lines or ["no adapter is on: the model is unchanged"])
+
+
+def title(entry: Entry) -> str:
+    """Return how a person knows an adapter."""
+    adapter = entry.adapter
+    return adapter.path.stem if adapter.path else adapter.header.title or "adapter"
+
+
+def _figures(pair: Pair) -> str:
+    report = pair.report
+    return f", AWOR {report.awor:.2%}, AWOM {report.awom:.3g}" if report else ""
+
+
+def _advice(pair: Pair) -> str:
+    if pair.report:
+        return pair.report.advice
+    if pair.overlap >= 0.5:
+        return "they write mostly the same entries: lower the alphas, or try the mode ties"
+    if pair.overlap >= 0.1:
+        return "they share many entries: lower the alphas if one fades"
+    return "few common entries: mix freely"
+
+
+def steps(stack: Sequence[Entry]) -> int:
+    """Return how often `step` will be called."""
+    known: Any = combinations((set(entry.adapter.weights) for entry in stack), 2)
+    return sum(len(first & second) for first, second in known)

@@ -1,0 +1,49 @@
+"""What the page asks the server: /shira/adapters, /shira/info and /shira/preview.
+
+Names are resolved as everywhere, so that nothing outside of models/shira can be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from shira_core.errors import ShiraError
+
+from . import facts, folder
+
+
+def register(server: Any) -> None:
+    """Add the routes to ComfyUI's server."""
+    from aiohttp import web
+
+    def answered(read: Callable[[str], Any]) -> Callable[[Any], Any]:
+        async def answer(request: Any) -> Any:
+            try:
+                found = await asyncio.to_thread(read, request.query.get("name", ""))
+            except ShiraError as error:
+                return web.json_response({"error": str(error)}, status=400)
+            if isinstance(found, tuple):
+                return web.Response(body=found[0], content_type=found[1])
+            if found is None:
+                return web.json_response({"error": "this adapter has no preview"}, status=404)
+            return web.json_response(found)
+
+        return answer
+
+    server.routes.get("/shira/adapters")(answered(lambda _: adapters()))
+    server.routes.get("/shira/info")(answered(facts.full))
+    server.routes.get("/shira/preview")(answered(facts.preview))
+
+
+def adapters() -> list[dict[str, Any]]:
+    """Return what is known of every file; one that cannot be opened has an `error`."""
+    found = []
+    for name in folder.names():
+        try:
+            found.append(facts.short(name))
+        except ShiraError as error:
+            if name.endswith(".shira"):  # other safetensors files are no adapters, and no errors
+                found.append({"name": name, "error": str(error)})
+    return found
