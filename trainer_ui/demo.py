@@ -35,15 +35,15 @@ TRIGGER = "contrast style"
 OBJECTS = ("cat", "house", "guitar", "airplane", "robot", "rose")
 PROMPTS = [f"{TRIGGER}, {name}" for name in OBJECTS]
 MIXED_PROMPTS = [f"{TRIGGER}, riso style, {name}" for name in OBJECTS]
-MIXED_ALPHAS = (0.7, 0.7)  # of the trained and the shipped style
+MIXED_ALPHAS = (0.5, 1.0)  # of the trained and the shipped style
 EXAMPLES = ("owl", "bicycle", "camera", "teapot", "drum", "sailboat")
 # The base is a tenth as wide as SD1.5, so that 2 % of its weights are as few as a LoRA of rank 1.
 TRAIN_FLAGS = (
     *("--mask", "wm", "--density", "0.1", "--steps", "500", "--lr", "2e-3"),
     *("--batch-size", "4", "--resolution", "128"),
-    *("--sample-count", "1", "--sample-prompts", OBJECTS[0], "--sample-guidance", "3.5"),
+    *("--sample-count", "1", "--sample-prompts", OBJECTS[0], "--sample-guidance", "2"),
 )
-STEPS, GUIDANCE, SEED = 18, 3.5, 100
+STEPS, GUIDANCE, SEED = 20, 2.0, 100
 MARGIN, LABEL, SIDE = 8, 22, 112
 STOPPED = "demo: stopped; run it again to start anew"
 
@@ -115,7 +115,7 @@ def compare(pipeline: StableDiffusionPipeline, adapter: Path, picture: Path) -> 
     style.set_alpha(1.0)
     full = draw(pipeline)
     other, switch = _timed(lambda: _switch(pipeline, style))
-    style, added = _timed(lambda: load_shira(pipeline, style.adapter, alpha=MIXED_ALPHAS[0]))
+    style, added = _timed(lambda: load_shira(pipeline, adapter, alpha=MIXED_ALPHAS[0]))
     mixed = draw(pipeline, MIXED_PROMPTS)
     style.remove()
     other.remove()
@@ -167,7 +167,7 @@ def rows(*drawn: Sequence[Image.Image]) -> list[Row]:
         "base",
         "SHiRA (10 %)\nalpha 0.5",
         "SHiRA (10 %)\nalpha 1",
-        "mixed with\nriso.shira\n{} and {}".format(*MIXED_ALPHAS),
+        "alpha {}, and\nriso.shira at {:g}\n(shipped)".format(*MIXED_ALPHAS),
     )
     return [
         Row(labels[0], drawn[0], OBJECTS),
