@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from . import folder
-from .nodes.files import Bake, Info, Save
-from .nodes.fusing import FuseStack
-from .nodes.loading import AlphaSweep, LoadShira
-from .nodes.timing import Hook, Schedule
+from . import core
+
+core.find()
+
+from . import folder  # noqa: E402 - it needs shira_core
+from .nodes.files import Bake, Info, Save  # noqa: E402
+from .nodes.fusing import FuseStack  # noqa: E402
+from .nodes.loading import AlphaSweep, LoadShira  # noqa: E402
+from .nodes.timing import Hook, Schedule  # noqa: E402
 
 _NODES: dict[str, tuple[type, str]] = {
     "SHiRALoader": (LoadShira, "Load SHiRA"),

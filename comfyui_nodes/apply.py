@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from shira_core.adapter import Adapter
+from shira_core.errors import InvalidValue
+from shira_core.names import component
 from shira_core.plan import Entry
 
 from . import keys
@@ -63,10 +65,19 @@ def clip_names(module: Any, stack: Sequence[Entry]) -> Names:
     return found
 
 
-def way(model: Any) -> str:
-    """Say how a model's stack will be applied, and why."""
+def way(model: Any, stack: Sequence[Entry], encoder: Any) -> str:
+    """Say how a model's stack will be applied, and why.
+
+    encoder: the text encoder, or None. Raises InvalidValue if nothing of the stack is applied.
+    """
     reason = why_patches(model)
-    return f"by weight patches: {reason}" if reason else "in place, during sampling only"
+    text = f"by weight patches: {reason}" if reason else "in place, during sampling only"
+    places = [{component(name) for name in entry.adapter.weights} for entry in stack]
+    if encoder is not None or not any(place - {"unet"} for place in places):
+        return text
+    if not any("unet" in place for place in places):
+        raise InvalidValue("the adapter changes the text encoder alone: connect clip")
+    return f"{text}; not to the text encoder: clip is not connected"
 
 
 def _model_names(model: Any, stack: Sequence[Entry]) -> Names:

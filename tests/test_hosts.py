@@ -10,14 +10,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+STUBS = ROOT / "tests" / "stubs" / "comfyui_api_stubs"
 COMFYUI = """
 import importlib.util, sys
-spec = importlib.util.spec_from_file_location("custom_nodes.clone", sys.argv[1] + "/__init__.py",
+sys.path.insert(0, sys.argv[2])  # the host's modules
+import folder_paths
+folder_paths.models_dir = sys.argv[1] + "/models"
+folder_paths.folder_names_and_paths["checkpoints"] = ([], set())
+spec = importlib.util.spec_from_file_location("/custom_nodes/clone", sys.argv[1] + "/__init__.py",
                                               submodule_search_locations=[sys.argv[1]])
 module = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = module
 spec.loader.exec_module(module)
 assert set(module.NODE_CLASS_MAPPINGS) == set(module.NODE_DISPLAY_NAME_MAPPINGS)
+assert sys.modules["shira_core"].__file__.startswith(sys.argv[1])
+assert sys.argv[1] not in sys.path
+assert len(module.NODE_CLASS_MAPPINGS) == 8
+for node in module.NODE_CLASS_MAPPINGS.values():
+    assert callable(getattr(node, node.FUNCTION)) and node.CATEGORY == "SHiRA"
+    assert set(node.INPUT_TYPES()) <= {"required", "optional"} and len(node.RETURN_TYPES) > 0
 assert module.__file__.startswith(sys.argv[1])
 """
 WEBUI = """
@@ -44,6 +55,6 @@ def clone(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("host", [COMFYUI, WEBUI], ids=["comfyui", "webui"])
 def test_the_entry_of_a_host_loads(clone: Path, host: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-I", "-c", host, str(clone)], capture_output=True, text=True
+        [sys.executable, "-I", "-c", host, str(clone), str(STUBS)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr

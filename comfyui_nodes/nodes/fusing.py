@@ -77,7 +77,7 @@ def _fuse(
     found = (pairs.measured if measure == FULL else pairs.overlaps)(wanted, _progress(wanted))
     report = pairs.text(wanted, found, read.skipped)
     if adapted is not None and wanted:
-        report += f"\napplied {apply.way(adapted)}"
+        report += f"\napplied {apply.way(adapted, wanted, clip)}"
     result = (adapted, encoder, fused, report, heatmap.draw(wanted, found))
     return {"ui": {"text": [report]}, "result": result}
 

@@ -58,7 +58,7 @@ class LoadShira:
         wanted = (*stack, row(adapter, alpha, alpha_te, blocks).entry())
         adapted = apply.to_model(model, wanted)
         encoder = apply.to_clip(clip, wanted) if clip is not None else None
-        text = f"applied {apply.way(adapted)}"
+        text = f"applied {apply.way(adapted, wanted, clip)}"
         return {"ui": {"text": [text]}, "result": (adapted, encoder, rows.triggers(wanted))}
 
 

@@ -1,0 +1,3 @@
+"""What changes a weight."""
+
+from .base import WeightAdapterBase as WeightAdapterBase
