@@ -16,7 +16,7 @@ def add(subparsers: Any) -> None:
         subparsers,
         "mix",
         "make one adapter of several",
-        "Write one adapter that changes a model as all the given ones together do, or as they agree to.",
+        "Write one adapter that stands for all the given ones.",
         "shira mix ink.shira:0.8 neon.shira:0.5 -o inkneon.shira",
     )
     parser.add_argument("adapters", nargs="+", metavar="ADAPTER", help=STACK_HELP)
