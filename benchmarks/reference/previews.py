@@ -23,7 +23,7 @@ def preview(file: Path) -> Image.Image:
     """Return four pictures, two by two, drawn with an adapter at alpha 1."""
     pipeline, adapter = open_base(), load(file)
     with load_shira(pipeline, adapter):
-        prompts = [f"{adapter.header.trigger}, {name}" for name in OBJECTS]
+        prompts = [f"{adapter.header.triggers[0]}, {name}" for name in OBJECTS]
         pictures = draw(pipeline, prompts, STEPS, GUIDANCE, SEED)
     side = pictures[0].width
     canvas = Image.new("RGB", (2 * side, 2 * side))

@@ -25,7 +25,7 @@ ALPHAS, BATCH = (0.0, 0.5, 1.0), 16
 def score(judge: Judge, file: Path, alpha: float, names: list[str]) -> tuple[float, float]:
     """Return the shares of pictures whose object and whose style the judge names as asked for."""
     pipeline, adapter = open_base(), load(file)
-    trigger = adapter.header.trigger
+    trigger = adapter.header.triggers[0]
     with load_shira(pipeline, adapter, alpha=alpha):
         parts = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
         drawn = [
