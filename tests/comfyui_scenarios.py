@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfyui_encoders import TEXT, encoders
+from comfyui_encoders import encoders
+from comfyui_memory import kinds_of_weights, on_a_real_host
 from comfyui_setting import (
     RealHost,
     Setting,
@@ -28,7 +29,6 @@ from comfyui_setting import (
 )
 
 CLONE = "/ComfyUI/custom_nodes/clone"  # ComfyUI names modules by their paths
-LOW = 300_000  # bytes that a tiny model may take, so that it is loaded in part
 Facts = dict[str, Any]
 
 
@@ -238,43 +238,9 @@ def sweeping(s: Setting) -> Facts:
     }
 
 
-def on_a_real_host(s: Setting) -> Facts:
-    """What the stubs do not have: parts of a model out of memory, hooks in a run, text encoders."""
-    import comfy.hooks
-    import comfy.model_management
-    import comfy.sdxl_clip
-
-    adapted, cpu = s.load(s.model, "first.shira", 0.8), torch.device("cpu")
-    drawn, low = s.host.draw(adapted), by_patches(adapted)
-    comfy.model_management.unload_all_models()
-    low.partially_load(cpu, extra_memory=LOW)
-    facts: Facts = {
-        "loaded in part": low.model.lowvram_patch_counter > 0,
-        "the reason is told": "memory is low" in s.way("first.shira", 0.8),
-    }
-    x, context = torch.randn(1, 4, 8, 8), torch.randn(1, 77, 48)
-    unet = low.model.diffusion_model
-    in_part = unet(x, torch.tensor([500.0]), context=context)
-    low.detach()
-    whole = by_patches(adapted)
-    whole.partially_load(cpu, extra_memory=1e32)
-    facts["in part as whole"] = torch.equal(
-        in_part, unet(x, torch.tensor([500.0]), context=context)
-    )
-    whole.detach()
-    facts["clean after both"] = s.clean()
-    group = s.nodes["SHiRAHook"]().hook("first.shira", 0.8, 0.8)[0]
-    facts["hooks draw the same"] = torch.equal(s.host.draw(s.model, hooks=group), drawn)
-    both = s.host.draw(s.load(s.model, "second.shira", 0.5), hooks=group)
-    facts["hooks on a stack"] = near(both, s.dense((s.first, 0.8), (s.second, 0.5)))
-    facts["clean after hooks"] = s.clean()
-    encoder = comfy.sdxl_clip.SDXLClipModel(device="meta", dtype=torch.float32)
-    facts["names of text encoders"] = set(TEXT) <= set(encoder.state_dict())
-    return facts
-
-
 SCENARIOS = (
     loading,
+    kinds_of_weights,
     stacks,
     with_others,
     giving_back,

@@ -29,10 +29,11 @@ class Tiny(nn.Module):
 
     def apply_model(self, x: Tensor, t: Tensor) -> Tensor:
         unet = self.diffusion_model
+        x = x.to(unet["out"].weight.dtype)
         hidden = torch.tanh(unet["input_blocks"](x)).movedim(1, -1)
         middle = unet["middle_block"]
         hidden = hidden + middle["to_out"](torch.tanh(middle["to_q"](hidden)))
-        return unet["out"](hidden.movedim(-1, 1)) * (1 + t)
+        return unet["out"](hidden.movedim(-1, 1)).float() * (1 + t)
 
 
 class Sampling:
@@ -43,12 +44,12 @@ class Sampling:
 
 
 class StubHost:
-    def model(self) -> Any:
+    def model(self, dtype: torch.dtype = torch.float32) -> Any:
         from comfy.model_patcher import ModelPatcher
 
         with torch.inference_mode(False), torch.random.fork_rng():
             torch.manual_seed(0)
-            module = Tiny().requires_grad_(False)
+            module = Tiny().requires_grad_(False).to(dtype)
         module.diffusion_model["out"].to(memory_format=torch.channels_last)
         return ModelPatcher(module, torch.device("cpu"), torch.device("cpu"))
 
@@ -64,7 +65,7 @@ class StubHost:
 
 
 class RealHost:
-    def model(self) -> Any:
+    def model(self, dtype: torch.dtype = torch.float32) -> Any:
         from comfy import model_patcher, supported_models
 
         shape = {"model_channels": 32, "context_dim": 48, "in_channels": 4, "out_channels": 4}
@@ -74,12 +75,13 @@ class RealHost:
         none = {"adm_in_channels": None, "use_temporal_attention": False}
         linear = {"use_linear_in_transformer": False}
         config = supported_models.SD15({**shape, **depth, **kind, **size, **none, **linear})
-        config.set_inference_dtype(torch.float32, None)
+        config.set_inference_dtype(dtype, None if dtype == torch.float32 else torch.float32)
         model = config.get_model({}, "", device="cpu")
         generator = torch.Generator().manual_seed(0)
         for name, parameter in model.named_parameters():
             scale, shift = (0.0, 1.0) if parameter.ndim == 1 and "norm" in name else (0.1, 0.0)
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale + shift)
+            value = torch.randn(parameter.shape, generator=generator) * scale + shift
+            parameter.copy_(value.to(dtype))
         cpu = torch.device("cpu")
         return model_patcher.ModelPatcher(model, cpu, cpu)
 
@@ -153,6 +155,15 @@ def by_patches(patcher: Any) -> Any:
     for kind in ("outer_sample", "prepare_sampling", "predict_noise"):
         made.remove_wrappers_with_key(kind, "shira")
     return made
+
+
+def bare(adapter: Any) -> Any:
+    """Return an adapter with the names of a file that holds a denoiser alone."""
+    import shira_core as shira
+
+    start = "model.diffusion_model."
+    named = {name.removeprefix(start): adapter.weights[name] for name in adapter.weights}
+    return shira.Adapter(adapter.header, shira.MemoryWeights(named))
 
 
 def random_adapter(shapes: dict[str, tuple[int, ...]], seed: int) -> Any:

@@ -13,7 +13,16 @@ from hosts import ROOT
 
 STUBS = Path(__file__).parent / "stubs" / "comfyui_api_stubs"
 SCENARIOS = Path(__file__).with_name("comfyui_scenarios.py")
-FLAGS = ("loading", "stacks", "with_others", "giving_back", "timing", "hooks", "encoders")
+FLAGS = (
+    "loading",
+    "kinds_of_weights",
+    "stacks",
+    "with_others",
+    "giving_back",
+    "timing",
+    "hooks",
+    "encoders",
+)
 
 
 def facts_of(python: str, host: Path, folder: Path) -> dict[str, Any]:
