@@ -61,7 +61,7 @@ def check_files(found: dict[str, Any]) -> None:
     assert found["names outside"].startswith("FileInvalid:")
     assert "trigger words: a, b" in found["info"][0]
     assert found["info"][1] == "a, b"
-    assert found["choices"] == ["again.shira", "first.shira", "second.shira"]
+    assert {"again.shira", "first.shira", "second.shira"} <= set(found["choices"])
     assert all(found["refused"]), found["refused"]
     assert all(found["numbers"]), found["numbers"]
     for name in ("accepted", "blocks", "replaced", "the base is clean"):
