@@ -144,8 +144,9 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 
 
 def adapted(alpha: float = 1.0, name: str = ADAPTER) -> Graph:
-    """Return a graph that draws with an adapter."""
+    """Return a graph that draws with an adapter; the picture is its only output."""
     graph = workflow("plain.safetensors")
+    del graph["class"]  # the host runs a graph as long as one output is sound
     given = {"model": ["model", 0], "clip": ["model", 1], "alpha": alpha, "alpha_te": alpha}
     graph["shira"] = node("SHiRALoader", adapter=name, **given)
     use(graph, "shira")
