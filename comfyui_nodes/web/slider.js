@@ -3,6 +3,8 @@
 export const LOW = -2;
 export const HIGH = 2;
 export const STEP = 0.05;
+const SHOWN = 2; // decimals, at least
+const KEPT = 4; // decimals, as the server rounds
 const EDGE = 15; // where litegraph begins and ends a widget
 
 /** Return how far along the slider a value is, 0 to 1. */
@@ -17,7 +19,13 @@ export function valueAt(x, left, right) {
   return Number((steps * STEP).toFixed(2));
 }
 
-/** Turn a number widget into such a slider. Its value, socket and typed numbers stay as they are. */
+/** Return a value with two decimals, or more where it has more. */
+export function shown(value) {
+  const [, decimals = ""] = String(value).split(".");
+  return value.toFixed(Math.max(SHOWN, decimals.length));
+}
+
+/** Turn a number widget into such a slider. Its name, value and socket stay as they are. */
 export function makeSlider(widget) {
   if (!widget.drawWidget) return; // drawn by the page itself, as a number
   const draw = widget.drawWidget;
@@ -30,6 +38,10 @@ export function makeSlider(widget) {
     const value = valueAt(e.canvasX - node.pos[0], EDGE, width - EDGE);
     this.setValue(value, { e, node, canvas });
   };
+  // ComfyUI would round what is typed to the decimals of a step.
+  widget.callback = (value) => (widget.value = Number(Number(value).toFixed(KEPT)));
+  const get = () => (widget.computedDisabled ? "" : shown(widget.value));
+  Object.defineProperty(widget, "_displayValue", { get, configurable: true });
 }
 
 /** A line below the number, from 0 to the value. */
