@@ -192,13 +192,10 @@ def measure(repeats: int, note: Callable[[str], None]) -> dict[str, Any]:
     checkout = hosts.checkout("COMFYUI_DIR", "COMFYUI_PYTHON")
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        for each in ("models/checkpoints", "models/shira", "models/loras", "custom_nodes"):
+        for each in ("models/checkpoints", "models/shira", "models/loras"):
             (base / each).mkdir(parents=True)
         write_files(base / "models")
-        (base / "custom_nodes" / "ComfyUI-SHiRA").symlink_to(hosts.ROOT)
-        places = ("--base-directory", folder, "--database-url", f"sqlite:///{base / 'user.db'}")
-        start = ("main.py", "--cpu", "--listen", hosts.HERE, "--disable-auto-launch", *places)
-        with hosts.serving(checkout, start, base / "log.txt", "/system_stats") as server:
+        with hosts.serving_comfyui(checkout, base) as server:
             bench = Bench(server)
             bench.seconds()
             rounds: dict[str, list[dict[str, float]]] = {"shira": [], "lora": []}

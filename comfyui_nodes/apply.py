@@ -20,7 +20,7 @@ Names = Mapping[str, tuple[str, Sequence[Entry]]]
 
 def to_model(model: Any, stack: Sequence[Entry]) -> Any:
     """Return a clone of a model with a stack; raises WeightMissing, ShapeMismatch, InvalidValue."""
-    return _added(model, shares(_model_names(model, stack)))
+    return _added(model, shares(model_names(model.model, stack)))
 
 
 def to_clip(clip: Any, stack: Sequence[Entry]) -> Any:
@@ -78,10 +78,6 @@ def way(model: Any, stack: Sequence[Entry], encoder: Any) -> str:
     if not any("unet" in place for place in places):
         raise InvalidValue("the adapter changes the text encoder alone: connect clip")
     return f"{text}; not to the text encoder: clip is not connected"
-
-
-def _model_names(model: Any, stack: Sequence[Entry]) -> Names:
-    return model_names(model.model, stack)
 
 
 def _added(model: Any, wanted: Mapping[str, Share]) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import folder_paths
@@ -22,11 +23,19 @@ Stamp = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Opened:
-    """An adapter with the SHA-256 of its file; its weights are read when they are used."""
+    """An adapter and its file as it was opened; weights are read when they are used."""
 
     adapter: Adapter
-    digest: str
+    path: Path
     stamp: Stamp
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the file, read when it is asked for; raises FileInvalid."""
+        try:
+            return _digest(self.path)
+        except OSError as error:
+            raise _unreadable(str(self.path), error) from error
 
 
 _OPENED: dict[Path, Opened] = {}
@@ -80,10 +89,10 @@ def load(name: str) -> Opened:
         stamp = _stamp(path)
         known = _OPENED.get(path)
         if known is None or known.stamp != stamp:
-            known = Opened(shira.load(path), _digest(path), stamp)
+            known = Opened(shira.load(path), path, stamp)
             _OPENED[path] = known
     except OSError as error:
-        raise FileInvalid(f"{name!r:.120} cannot be read: {error.strerror or error}") from error
+        raise _unreadable(name, error) from error
     return known
 
 
@@ -110,6 +119,10 @@ def _inside(path: Path, folder: Path, name: str) -> Path:
     if not real.is_relative_to(folder.resolve()):
         raise FileInvalid(f"{name!r:.120} is a link out of models/shira: put the file itself there")
     return real
+
+
+def _unreadable(name: str, error: OSError) -> FileInvalid:
+    return FileInvalid(f"{name!r:.120} cannot be read: {error.strerror or error}")
 
 
 def _stamp(path: Path) -> Stamp:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-import torch
-
-from shira_core.adapter import Adapter, Weights
+from shira_core.adapter import Adapter
 from shira_core.interference import Report, compare, shared_entries
-from shira_core.mask import Shape, SparseDelta
 from shira_core.plan import Entry
 
 Step = Callable[[], None]
@@ -64,45 +61,13 @@ def _report(a: Adapter, b: Adapter, step: Step) -> Report:
     first, second = _key(a), _key(b)
     key = (min(first, second), max(first, second))
     if key not in _KNOWN:
-        _KNOWN[key] = compare(replace(a, weights=_Watched(a.weights, step)), b)
+        _KNOWN[key] = compare(a, b, progress=lambda *_: step())
     return _KNOWN[key]
 
 
 def _key(adapter: Adapter) -> str:
     """Return the hash of an adapter's data, or what tells adapters in memory apart."""
     return str(adapter.header.extra.get("sshs_model_hash") or id(adapter.weights))
-
-
-class _Watched:
-    """Weights that tell of every read, so that a comparison shows progress and can be ended."""
-
-    def __init__(self, weights: Weights, step: Step) -> None:
-        self._weights, self._step = weights, step
-
-    def read(self, name: str, device: torch.device | str = "cpu") -> SparseDelta:
-        self._step()
-        return self._weights.read(name, device)
-
-    def shape(self, name: str) -> Shape:
-        return self._weights.shape(name)
-
-    def count(self, name: str) -> int:
-        return self._weights.count(name)
-
-    def origin(self, name: str) -> str:
-        return self._weights.origin(name)
-
-    def __getitem__(self, name: str) -> SparseDelta:
-        return self.read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._weights
 
 
 def text(stack: Sequence[Entry], pairs: Sequence[Pair], skipped: Sequence[str] = ()) -> str:

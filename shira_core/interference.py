@@ -18,7 +18,7 @@ A1 meets the union of A2's rows in which p has an entry.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,14 +92,23 @@ class Report:
         )
 
 
-def compare(a: Adapter, b: Adapter) -> Report:
+def compare(
+    a: Adapter, b: Adapter, *, progress: Callable[[int, int], None] | None = None
+) -> Report:
     """Measure how much `a` and `b` interfere; symmetric in its arguments.
+
+    progress: called with the number of weights compared and of all that both change.
 
     Weights are read one by one. Memory: 32 * s^2 bytes with s the shorter side of the largest
     weight that both change, plus about 0.2 GB. Raises ShapeMismatch where the adapters disagree
     on a weight's shape.
     """
-    weights = {name: _compare_weight(a, b, name) for name in a.weights if name in b.weights}
+    common = [name for name in a.weights if name in b.weights]
+    weights = {}
+    for done, name in enumerate(common, 1):
+        weights[name] = _compare_weight(a, b, name)
+        if progress:
+            progress(done, len(common))
     alone = sum(_cells(shape) for shape in _lone_shapes(a, b))
     cells = alone + sum(report.cells for report in weights.values())
     touched = sum(report.touched for report in weights.values())

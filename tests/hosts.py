@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -26,6 +27,7 @@ import pytest
 Found = TypeVar("Found")
 ROOT = Path(__file__).resolve().parent.parent
 HERE = "127.0.0.1"
+CLONE = "ComfyUI-SHiRA"  # this checkout among ComfyUI's node packs
 START_SECONDS, DRAW_SECONDS, STOP_SECONDS = 300, 600, 20
 LOG_LINES = 60
 _OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "COMMANDLINE_ARGS")
@@ -140,6 +142,22 @@ def serving(
         yield server
     finally:
         _end(process)
+
+
+@contextmanager
+def serving_comfyui(checkout: Checkout, base: Path) -> Iterator[Server]:
+    """Start ComfyUI with `base` for its models, its node packs and all that it writes.
+
+    This checkout and the probes of `comfyui_probe.py` are among the node packs.
+    """
+    nodes = base / "custom_nodes"
+    nodes.mkdir(parents=True, exist_ok=True)
+    (nodes / CLONE).symlink_to(ROOT)
+    shutil.copy(Path(__file__).with_name("comfyui_probe.py"), nodes)
+    folders = ("--base-directory", str(base), "--database-url", f"sqlite:///{base / 'user.db'}")
+    start = ("main.py", "--cpu", "--listen", HERE, "--disable-auto-launch", *folders)
+    with serving(checkout, start, base / "log.txt", "/system_stats") as server:
+        yield server
 
 
 def free_port() -> int:

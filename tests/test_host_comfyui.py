@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,7 +15,6 @@ from hosts import Server
 from PIL import Image
 
 pytestmark = hosts.needs("COMFYUI_DIR")
-CLONE = "ComfyUI-SHiRA"
 EXTRA = 1.0  # variance of the first noise beyond sigma^2
 
 
@@ -33,16 +30,11 @@ def comfyui(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
     base = tmp_path_factory.mktemp("comfyui")
-    models, nodes = base / "models" / "checkpoints", base / "custom_nodes"
+    models = base / "models" / "checkpoints"
     models.mkdir(parents=True)
-    nodes.mkdir()
     for checkpoint in (full_size.plain, full_size.styled):
         (models / checkpoint.name).symlink_to(checkpoint)
-    (nodes / CLONE).symlink_to(hosts.ROOT)
-    shutil.copy(Path(__file__).with_name("comfyui_probe.py"), nodes)
-    folders = ("--base-directory", str(base), "--database-url", f"sqlite:///{base / 'user.db'}")
-    start = ("main.py", "--cpu", "--listen", hosts.HERE, "--disable-auto-launch", *folders)
-    with hosts.serving(checkout, start, base / "log.txt", "/system_stats") as server:
+    with hosts.serving_comfyui(checkout, base) as server:
         yield server
 
 
@@ -87,7 +79,7 @@ def test_a_clone_in_custom_nodes_loads_and_adds_no_package(
     comfyui: Server, checkout: hosts.Checkout
 ) -> None:
     log = comfyui.log()
-    assert f"custom_nodes/{CLONE}" in log, log
+    assert f"custom_nodes/{hosts.CLONE}" in log, log
     assert "IMPORT FAILED" not in log, log
     assert "Traceback" not in log, log
     assert hosts.installed(checkout.python) == checkout.packages

@@ -20,7 +20,7 @@ from full_size import VISIBLE, FullSize, check_same, difference
 from hosts import HostFailed, Server
 from safetensors.torch import save_file
 from test_comfyui_nodes import FLAGS, STUBS, check_files, check_flags, facts_of
-from test_host_comfyui import CLONE, picture, run, workflow
+from test_host_comfyui import picture, run, workflow
 
 pytestmark = hosts.needs("COMFYUI_DIR")
 ADAPTER, OTHER, LORA = "wide.shira", "half.shira", "lora.safetensors"
@@ -106,19 +106,14 @@ def comfyui(
     checkout: hosts.Checkout, full_size: FullSize, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     base = tmp_path_factory.mktemp("comfyui")
-    models, nodes = base / "models", base / "custom_nodes"
-    for folder in (nodes, *(models / each for each in ("checkpoints", "shira", "loras"))):
-        folder.mkdir(parents=True)
+    models = base / "models"
+    for folder in ("checkpoints", "shira", "loras"):
+        (models / folder).mkdir(parents=True)
     for checkpoint in (full_size.plain, full_size.styled):
         (models / "checkpoints" / checkpoint.name).symlink_to(checkpoint)
     write_adapters(models / "shira", full_size)
     save_file(random_lora(), str(models / "loras" / LORA))
-    (nodes / CLONE).symlink_to(hosts.ROOT)
-    for probe in ("comfyui_probe.py", "comfyui_weights_probe.py"):
-        (nodes / probe).write_text(Path(__file__).with_name(probe).read_text("utf-8"), "utf-8")
-    folders = ("--base-directory", str(base), "--database-url", f"sqlite:///{base / 'user.db'}")
-    start = ("main.py", "--cpu", "--listen", hosts.HERE, "--disable-auto-launch", *folders)
-    with hosts.serving(checkout, start, base / "log.txt", "/system_stats") as server:
+    with hosts.serving_comfyui(checkout, base) as server:
         yield server
 
 

@@ -16,10 +16,9 @@ import hosts
 import pytest
 from comfyui_page import RUN_MS, Page, browsing
 from full_size import FullSize
-from hosts import Server
+from hosts import CLONE, Server
 
 pytestmark = hosts.needs("COMFYUI_DIR")
-CLONE = "ComfyUI-SHiRA"
 CHECKPOINT, ADAPTERS = "sd15-reference.safetensors", ("blueprint-sd15.shira", "riso-sd15.shira")
 NASTY = "a<img src=x onerror=alert(1)>.shira"
 LOADER, STACK = "SHiRALoader", "SHiRAStack"
@@ -40,17 +39,14 @@ def adapters(base: Path) -> Path:
 @pytest.fixture(scope="module")
 def comfyui(full_size: FullSize, base: Path) -> Iterator[Server]:
     """A server with the widened reference base and two adapters."""
-    models, nodes = base / "models", base / "custom_nodes"
-    for folder in (models / "checkpoints", models / "shira", nodes):
+    models = base / "models"
+    for folder in (models / "checkpoints", models / "shira"):
         folder.mkdir(parents=True)
     (models / "checkpoints" / CHECKPOINT).symlink_to(full_size.plain)
-    (nodes / CLONE).symlink_to(hosts.ROOT)
     for name in ADAPTERS:  # copies: a link out of models/shira is refused
         shutil.copy(full_size.wide, models / "shira" / name)
-    folders = ("--base-directory", str(base), "--database-url", f"sqlite:///{base / 'user.db'}")
-    start = ("main.py", "--cpu", "--listen", hosts.HERE, "--disable-auto-launch", *folders)
     checkout = hosts.checkout("COMFYUI_DIR", "COMFYUI_PYTHON")
-    with hosts.serving(checkout, start, base / "log.txt", "/system_stats") as server:
+    with hosts.serving_comfyui(checkout, base) as server:
         yield server
 
 

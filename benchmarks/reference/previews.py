@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from shira_core import load
@@ -19,9 +20,9 @@ OBJECTS = ("panda", "house", "guitar", "cupcake")
 STEPS, GUIDANCE, SEED = 20, 2.0, 0
 
 
-def preview(file: Path) -> Image.Image:
+def preview(pipeline: StableDiffusionPipeline, file: Path) -> Image.Image:
     """Return four pictures, two by two, drawn with an adapter at alpha 1."""
-    pipeline, adapter = open_base(), load(file)
+    adapter = load(file)
     with load_shira(pipeline, adapter):
         prompts = [f"{adapter.header.triggers[0]}, {name}" for name in OBJECTS]
         pictures = draw(pipeline, prompts, STEPS, GUIDANCE, SEED)
@@ -36,8 +37,9 @@ def main() -> None:
     """Parse the command line and write the previews."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("adapters", type=Path, nargs="+")
-    for file in parser.parse_args().adapters:
-        preview(file).save(file.with_suffix(".preview.png"), optimize=True)
+    files, pipeline = parser.parse_args().adapters, open_base()
+    for file in files:
+        preview(pipeline, file).save(file.with_suffix(".preview.png"), optimize=True)
 
 
 if __name__ == "__main__":

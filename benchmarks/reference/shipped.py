@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import StableDiffusionPipeline
 from judge import FILE, Judge, read_judge
 from pictures import splits
 from previews import GUIDANCE, SEED, STEPS
@@ -22,9 +23,11 @@ from trainer_ui.demo import BASE, draw, open_base
 ALPHAS, BATCH = (0.0, 0.5, 1.0), 16
 
 
-def score(judge: Judge, file: Path, alpha: float, names: list[str]) -> tuple[float, float]:
+def score(
+    pipeline: StableDiffusionPipeline, judge: Judge, file: Path, alpha: float, names: list[str]
+) -> tuple[float, float]:
     """Return the shares of pictures whose object and whose style the judge names as asked for."""
-    pipeline, adapter = open_base(), load(file)
+    adapter = load(file)
     trigger = adapter.header.triggers[0]
     with load_shira(pipeline, adapter, alpha=alpha):
         parts = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
@@ -46,11 +49,12 @@ def main() -> None:
     """Parse the command line and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("adapters", type=Path, nargs="+")
-    judge, names = read_judge(BASE.parent / FILE), splits()["test"]
+    files, names = parser.parse_args().adapters, splits()["test"]
+    judge, pipeline = read_judge(BASE.parent / FILE), open_base()
     print("| adapter | alpha | object | style |\n|---|---|---|---|")
-    for file in parser.parse_args().adapters:
+    for file in files:
         for alpha in ALPHAS:
-            objects, styles = score(judge, file, alpha, names)
+            objects, styles = score(pipeline, judge, file, alpha, names)
             print(f"| `{file.name}` | {alpha} | {objects:.0%} | {styles:.0%} |", flush=True)
 
 

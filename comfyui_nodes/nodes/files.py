@@ -10,6 +10,7 @@ import comfy.utils
 import folder_paths
 
 import shira_core as shira
+from shira_core.atomic import refuse_existing
 from shira_core.errors import FileInvalid, ShiraError
 
 from .. import difference, facts, folder, rows
@@ -82,7 +83,7 @@ class Save:
         self, tuned: Any, base: Any, name: str, density: float, trigger: str
     ) -> dict[str, Any]:
         path = folder.new_path(name)
-        shira_core_refuses(path)
+        refuse_existing(path, overwrite=False)  # before the long work
         bar = comfy.utils.ProgressBar(len(base.model.state_dict()))
 
         def step() -> None:
@@ -130,13 +131,6 @@ class Bake:
 
         shira.bake(source, target, [(e.adapter, e.alpha) for e in stack], progress=progress)
         return {"ui": {"text": [f"wrote {target}"]}, "result": (str(target),)}
-
-
-def shira_core_refuses(path: Path) -> None:
-    """Raise FileExists before long work where the file is there already."""
-    from shira_core.atomic import refuse_existing
-
-    refuse_existing(path, overwrite=False)
 
 
 def numbered(prefix: str) -> Path:
