@@ -9,9 +9,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from shira_core.pairs import Pair, title
 from shira_core.plan import Entry
-
-from .pairs import Pair, title
 
 CELL, MARGIN, NAME = 96, 12, 14  # pixels; characters of a name
 LOW, HIGH = np.array([240, 246, 252.0]), np.array([178, 24, 43.0])

@@ -6,7 +6,9 @@ from typing import Any
 
 import comfy.hooks
 
-from . import apply, rows
+from shira_core import rows
+
+from . import apply
 from .patch import ShiraPatch, shares
 
 

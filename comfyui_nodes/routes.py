@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from shira_core import facts
 from shira_core.errors import ShiraError
 
-from . import facts, folder
+from .folder import LIBRARY, names
 
 
 def register(server: Any) -> None:
@@ -33,16 +35,16 @@ def register(server: Any) -> None:
         return answer
 
     server.routes.get("/shira/adapters")(answered(lambda _: adapters()))
-    server.routes.get("/shira/info")(answered(facts.full))
-    server.routes.get("/shira/preview")(answered(facts.preview))
+    server.routes.get("/shira/info")(answered(partial(facts.full, LIBRARY)))
+    server.routes.get("/shira/preview")(answered(partial(facts.preview, LIBRARY)))
 
 
 def adapters() -> list[dict[str, Any]]:
     """Return what is known of every file; one that cannot be opened has an `error`."""
     found = []
-    for name in folder.names():
+    for name in names():
         try:
-            found.append(facts.short(name))
+            found.append(facts.short(LIBRARY, name))
         except ShiraError as error:
             if name.endswith(".shira"):  # other safetensors files are no adapters, and no errors
                 found.append({"name": name, "error": str(error)})

@@ -79,17 +79,22 @@ class Report:
         """
         if not self.weights:
             return "they change no weight in common: mix freely"
-        if self.overlap >= 0.5:
-            return (
-                "they write mostly the same entries: lower the alphas or train one on another shard"
-            )
-        if self.overlap >= 0.1:
-            return "they share many entries: mix with lower alphas and look at the result"
+        if said := advice_on(self.overlap):
+            return said
         if self.awor >= 0.9:
             return "they barely touch: mix freely"
         return (
             "few common entries, but they meet in the same rows: mix, lower an alpha if one fades"
         )
+
+
+def advice_on(overlap: float) -> str:
+    """Say what a share of common entries alone means for a person; "" where it is small."""
+    if overlap >= 0.5:
+        return "they write mostly the same entries: lower the alphas or train one on another shard"
+    if overlap >= 0.1:
+        return "they share many entries: mix with lower alphas and look at the result"
+    return ""
 
 
 def compare(

@@ -10,10 +10,12 @@ import comfy.utils
 import folder_paths
 
 import shira_core as shira
+from shira_core import facts, rows
 from shira_core.atomic import refuse_existing
 from shira_core.errors import FileInvalid, ShiraError
 
-from .. import difference, facts, folder, rows
+from .. import difference
+from ..folder import LIBRARY
 from . import inputs
 
 CHECKPOINTS = "checkpoints"
@@ -36,15 +38,15 @@ class Info:
 
     @classmethod
     def VALIDATE_INPUTS(cls, adapter: str = "") -> bool | str:  # noqa: N802
-        return (adapter and folder.problem(adapter)) or True
+        return (adapter and LIBRARY.problem(adapter)) or True
 
     @classmethod
     def IS_CHANGED(cls, adapter: str) -> str:  # noqa: N802
-        return folder.fingerprint(adapter)
+        return LIBRARY.fingerprint(adapter)
 
     def tell(self, adapter: str) -> dict[str, Any]:
-        text = facts.text(adapter)
-        words = ", ".join(folder.load(adapter).adapter.header.triggers)
+        text = facts.text(LIBRARY, adapter)
+        words = ", ".join(LIBRARY.load(adapter).adapter.header.triggers)
         return {"ui": {"text": [text]}, "result": (text, words)}
 
 
@@ -74,7 +76,7 @@ class Save:
     @classmethod
     def VALIDATE_INPUTS(cls, name: str = "x") -> bool | str:  # noqa: N802
         try:
-            folder.new_path(name)
+            LIBRARY.new_path(name)
         except ShiraError as error:
             return str(error)
         return True
@@ -82,7 +84,7 @@ class Save:
     def save(
         self, tuned: Any, base: Any, name: str, density: float, trigger: str
     ) -> dict[str, Any]:
-        path = folder.new_path(name)
+        path = LIBRARY.new_path(name)
         refuse_existing(path, overwrite=False)  # before the long work
         bar = comfy.utils.ProgressBar(len(base.model.state_dict()))
 
@@ -100,7 +102,7 @@ class Save:
 
 
 class Bake:
-    """Writes a checkpoint with a stack in it into the output folder."""
+    """Writes a checkpoint with a stack in it into the output LIBRARY."""
 
     CATEGORY = inputs.CATEGORY
     DESCRIPTION = "Writes a checkpoint that has a stack in it, for programs that know no SHiRA."
@@ -111,7 +113,7 @@ class Bake:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
-        prefix = {"default": "checkpoints/baked", "tooltip": "In ComfyUI's output folder."}
+        prefix = {"default": "checkpoints/baked", "tooltip": "In ComfyUI's output LIBRARY."}
         return {
             "required": {
                 "checkpoint": (folder_paths.get_filename_list(CHECKPOINTS),),

@@ -8,12 +8,14 @@ import comfy.model_management
 import comfy.utils
 
 import shira_core as shira
+from shira_core import pairs, rows
 from shira_core.alpha import Alpha
 from shira_core.errors import ShiraError
 from shira_core.modes import MODES
 from shira_core.plan import Entry
 
-from .. import apply, folder, heatmap, pairs, rows
+from .. import apply, heatmap
+from ..folder import LIBRARY
 from . import inputs
 
 QUICK, FULL = "overlap", "overlap, AWOR and AWOM"
@@ -70,7 +72,7 @@ def _fuse(
     text: str, mode: str, model: Any, clip: Any, before: rows.Stack, measure: str
 ) -> dict[str, Any]:
     read = rows.read(text)
-    wanted = (*before, *rows.entries(read))
+    wanted = (*before, *rows.entries(read, LIBRARY))
     fused = joined(wanted, mode)
     adapted = apply.to_model(model, fused) if model is not None else None
     encoder = apply.to_clip(clip, fused) if clip is not None else None
@@ -103,13 +105,13 @@ def _progress(stack: rows.Stack) -> pairs.Step:
 
 def _problem(text: str) -> str | None:
     try:
-        return rows.problem(rows.read(text).rows)
+        return rows.problem(rows.read(text).rows, LIBRARY)
     except ShiraError as error:
         return str(error)
 
 
 def _fingerprint(text: str) -> str:
     try:
-        return " ".join(folder.fingerprint(row.name) for row in rows.read(text).rows)
+        return " ".join(LIBRARY.fingerprint(row.name) for row in rows.read(text).rows)
     except ShiraError as error:
         return str(error)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import folder, rows
+from shira_core import rows
+
+from .. import folder
 
 CATEGORY = "SHiRA"
 STACK = "SHIRA_STACK"
@@ -34,4 +36,4 @@ def share(default: float, tooltip: str) -> tuple[Any, ...]:
 
 def checked(row: rows.Row) -> bool | str:
     """Return what ComfyUI wants from VALIDATE_INPUTS: True, or what is wrong."""
-    return rows.problem([row]) or True
+    return rows.problem([row], folder.LIBRARY) or True

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from .. import apply, folder, rows
+from shira_core import rows
+
+from .. import apply
+from ..folder import LIBRARY
 from . import inputs
 
 
@@ -43,7 +46,7 @@ class LoadShira:
 
     @classmethod
     def IS_CHANGED(cls, adapter: str, **_: Any) -> str:  # noqa: N802
-        return folder.fingerprint(adapter)
+        return LIBRARY.fingerprint(adapter)
 
     def load(
         self,
@@ -55,7 +58,7 @@ class LoadShira:
         blocks: str = "",
         stack: rows.Stack = (),
     ) -> dict[str, Any]:
-        wanted = (*stack, row(adapter, alpha, alpha_te, blocks).entry())
+        wanted = (*stack, row(adapter, alpha, alpha_te, blocks).entry(LIBRARY))
         adapted = apply.to_model(model, wanted)
         encoder = apply.to_clip(clip, wanted) if clip is not None else None
         text = f"applied {apply.way(adapted, wanted, clip)}"
@@ -98,13 +101,13 @@ class AlphaSweep:
 
     @classmethod
     def IS_CHANGED(cls, adapter: str, **_: Any) -> str:  # noqa: N802
-        return folder.fingerprint(adapter)
+        return LIBRARY.fingerprint(adapter)
 
     def sweep(
         self, model: Any, adapter: str, alphas: str, clip: Any = None, blocks: str = ""
     ) -> tuple[list[Any], list[Any], list[float]]:
         numbers = parts(alphas) or []
-        stacks = [(row(adapter, each, each, blocks).entry(),) for each in numbers]
+        stacks = [(row(adapter, each, each, blocks).entry(LIBRARY),) for each in numbers]
         encoders = [apply.to_clip(clip, each) if clip is not None else None for each in stacks]
         return [apply.to_model(model, each) for each in stacks], encoders, numbers
 

@@ -6,7 +6,10 @@ from typing import Any, ClassVar
 
 import comfy.hooks
 
-from .. import apply, folder, hook, rows
+from shira_core import rows
+
+from .. import apply, hook
+from ..folder import LIBRARY
 from . import inputs
 from .loading import row
 
@@ -80,7 +83,7 @@ class Hook:
 
     @classmethod
     def IS_CHANGED(cls, adapter: str, **_: Any) -> str:  # noqa: N802
-        return folder.fingerprint(adapter)
+        return LIBRARY.fingerprint(adapter)
 
     def hook(
         self,
@@ -91,5 +94,5 @@ class Hook:
         prev_hooks: Any = None,
     ) -> tuple[Any]:
         group = comfy.hooks.HookGroup()
-        group.add(hook.ShiraHook((row(adapter, alpha, alpha_te, blocks).entry(),)))
+        group.add(hook.ShiraHook((row(adapter, alpha, alpha_te, blocks).entry(LIBRARY),)))
         return (prev_hooks.clone_and_combine(group) if prev_hooks is not None else group,)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from shira_core.adapter import Adapter
-from shira_core.interference import Report, compare, shared_entries
-from shira_core.plan import Entry
+from .adapter import Adapter
+from .interference import Report, advice_on, compare, shared_entries
+from .plan import Entry
 
 Step = Callable[[], None]
 
@@ -94,11 +94,7 @@ def _figures(pair: Pair) -> str:
 def _advice(pair: Pair) -> str:
     if pair.report:
         return pair.report.advice
-    if pair.overlap >= 0.5:
-        return "they write mostly the same entries: lower the alphas, or try the mode ties"
-    if pair.overlap >= 0.1:
-        return "they share many entries: lower the alphas if one fades"
-    return "few common entries: mix freely"
+    return advice_on(pair.overlap) or "few common entries: mix freely"
 
 
 def steps(stack: Sequence[Entry]) -> int:

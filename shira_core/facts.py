@@ -1,4 +1,4 @@
-"""What is said of a file in nodes and over HTTP, from its header alone."""
+"""What hosts show of a file in a library, from its header alone."""
 
 from __future__ import annotations
 
@@ -7,36 +7,35 @@ import binascii
 import math
 from typing import Any
 
-from shira_core.header import to_json
-from shira_core.names import component, label
-
-from . import folder
+from .header import to_json
+from .library import Library
+from .names import component, label
 
 THUMBNAIL = "modelspec.thumbnail"
 _PICTURES = (".preview.png", ".png", ".jpg", ".jpeg", ".webp")
 _KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
 
-def short(name: str) -> dict[str, Any]:
+def short(library: Library, name: str) -> dict[str, Any]:
     """Return what a list shows of an adapter; raises FileInvalid."""
-    header = folder.load(name).adapter.header
+    header = library.load(name).adapter.header
     return {
         "name": name,
         "title": header.title,
         "architecture": label(header.architecture),
         "trigger": ", ".join(header.triggers),
-        "preview": preview(name) is not None,
+        "preview": preview(library, name) is not None,
     }
 
 
-def full(name: str) -> dict[str, Any]:
+def full(library: Library, name: str) -> dict[str, Any]:
     """Return all that a header says, and sizes; raises FileInvalid."""
-    opened = folder.load(name)
+    opened = library.load(name)
     weights = opened.adapter.weights
     places = [component(weight) for weight in weights]
     cells = sum(math.prod(weights.shape(weight)) for weight in weights)
     return {
-        **short(name),
+        **short(library, name),
         **to_json(opened.adapter.header),
         "architecture": label(opened.adapter.header.architecture),
         "layers": {place: places.count(place) for place in dict.fromkeys(places)},
@@ -46,9 +45,9 @@ def full(name: str) -> dict[str, Any]:
     }
 
 
-def text(name: str) -> str:
+def text(library: Library, name: str) -> str:
     """Return the same as lines for a person; raises FileInvalid."""
-    facts = full(name)
+    facts = full(library, name)
     layers = ", ".join(f"{count} in {place}" for place, count in facts["layers"].items())
     training = facts.get("training", {})
     plain = {k: v for k, v in training.items() if isinstance(v, (str, int, float))}
@@ -69,14 +68,14 @@ def text(name: str) -> str:
     return "\n".join(f"{key}: {value}" for key, value in lines.items() if value)
 
 
-def preview(name: str) -> tuple[bytes, str] | None:
+def preview(library: Library, name: str) -> tuple[bytes, str] | None:
     """Return an adapter's picture and its media type: beside the file, or inside of it."""
-    path = folder.resolve(name)
+    path = library.resolve(name)
     for ending in _PICTURES:
         beside = path.with_suffix(ending)
         if beside.is_file() and not beside.is_symlink():
             return beside.read_bytes(), _KINDS[beside.suffix]
-    return _thumbnail(folder.load(name).adapter.header.extra.get(THUMBNAIL, ""))
+    return _thumbnail(library.load(name).adapter.header.extra.get(THUMBNAIL, ""))
 
 
 def _thumbnail(address: str) -> tuple[bytes, str] | None:

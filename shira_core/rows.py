@@ -1,4 +1,4 @@
-"""Rows of a stack as text, and stacks as nodes hand them on."""
+"""The rows of a stack as pages edit them: files by name, with their alphas."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from shira_core.alpha import Alpha, parse
-from shira_core.errors import InvalidValue, ShiraError
-from shira_core.header import Header
-from shira_core.plan import Entry
-
-from . import folder
+from .alpha import Alpha, parse
+from .errors import InvalidValue, ShiraError
+from .header import Header
+from .library import Library
+from .plan import Entry
 
 LIMIT = 100.0
 Stack = tuple[Entry, ...]
@@ -41,9 +40,9 @@ class Row:
         components = {"te": te * own.value, **own.components}
         return Alpha(self.alpha * own.value, components, own.blocks)
 
-    def entry(self) -> Entry:
+    def entry(self, library: Library) -> Entry:
         """Open the file; raises FileInvalid, InvalidValue."""
-        return Entry(folder.load(self.name).adapter, self.strength())
+        return Entry(library.load(self.name).adapter, self.strength())
 
 
 _TYPES = {"name": str, "on": bool, "blocks": str}
@@ -70,16 +69,16 @@ def read(text: str) -> Rows:
     return Rows(tuple(used), tuple(row.name for row in rows if not row.on))
 
 
-def entries(rows: Rows) -> Stack:
+def entries(rows: Rows, library: Library) -> Stack:
     """Open all files; raises FileInvalid, InvalidValue."""
-    return tuple(row.entry() for row in rows.rows)
+    return tuple(row.entry(library) for row in rows.rows)
 
 
-def problem(rows: Sequence[Row]) -> str | None:
+def problem(rows: Sequence[Row], library: Library) -> str | None:
     """Say what is wrong with rows, in one line, as far as their files alone tell."""
     try:
         for row in rows:
-            row.entry()
+            row.entry(library)
     except ShiraError as error:
         return str(error)
     return None
