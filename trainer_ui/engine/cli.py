@@ -13,9 +13,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union
 
+from pydantic.fields import FieldInfo
+
 from shira_core.errors import ShiraError
 
-from .config import Config, load
+from .config import SECTIONS, load
 
 EXAMPLE = (
     "example: shira train --base model.safetensors --images pictures/ --out style.shira "
@@ -99,22 +101,29 @@ def _quiet() -> None:
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     """Add one flag per setting. A flag that is not given leaves no trace, so files keep theirs."""
-    for name, field in Config.model_fields.items():
-        kind: Any = _plain(field.annotation)
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": field.description}
-        if kind is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        elif typing.get_origin(kind) is tuple:
-            options |= {"nargs": "+", "metavar": "TEXT"}
-        elif typing.get_origin(kind) is Literal:
-            options["choices"] = typing.get_args(kind)
-        else:
-            options["type"] = kind
-            options["metavar"] = {int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
-        if kind is not bool and field.default not in (None, "", ()) and not field.is_required():
-            options["help"] = f"{field.description} (default: {field.default})"
-        options["help"] = options["help"].replace("%", "%%")
-        parser.add_argument("--" + name.replace("_", "-"), dest=name, **options)
+    for section in SECTIONS:
+        group = parser.add_argument_group(str(section.__doc__).rstrip("."))
+        for name, field in section.model_fields.items():
+            group.add_argument("--" + name.replace("_", "-"), dest=name, **_options(field))
+
+
+def _options(field: FieldInfo) -> dict[str, Any]:
+    """Return argparse's options for a setting."""
+    kind: Any = _plain(field.annotation)
+    options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": field.description}
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    elif typing.get_origin(kind) is tuple:
+        options |= {"nargs": "+", "metavar": "TEXT"}
+    elif typing.get_origin(kind) is Literal:
+        options["choices"] = typing.get_args(kind)
+    else:
+        options["type"] = kind
+        options["metavar"] = {int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
+    if kind is not bool and field.default not in (None, "", ()) and not field.is_required():
+        options["help"] = f"{field.description} (default: {field.default})"
+    options["help"] = options["help"].replace("%", "%%")
+    return options
 
 
 def _plain(annotation: Any) -> Any:
