@@ -1,0 +1,3 @@
+"""Where the WebUI keeps its files."""
+
+models_path = "models"
