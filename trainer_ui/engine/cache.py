@@ -8,13 +8,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import data
+from . import data, objective
 from .base import Base
+from .config import Config
 from .data import Example
 from .tokenizer import LENGTH
 
 Say = Callable[[str], None]
 TEXTS = 32  # prompts that are encoded together
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass sees, on the CPU: b pictures of one size.
+
+    latents: float32 (b, 4, h, w), drawn from the VAE's posterior.
+    prompts: the text of each picture, "" where it was dropped.
+    texts: their embeddings.
+    sizes: float32 (b, 6), SDXL's numbers in pixels: the original's height and width, top and left
+        of the cut, the trained height and width.
+    weights: float32 (b,), the weight of each picture's loss.
+    mask: float32 (b, 1, h, w) in 0..1, the weight of each latent's loss, or None.
+    """
+
+    latents: Tensor
+    prompts: tuple[str, ...]
+    texts: Tensor
+    sizes: Tensor
+    weights: Tensor
+    mask: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -33,15 +55,43 @@ class Cache:
     texts: Tensor
     prompts: Tensor
     empty: Tensor
+    sizes: Tensor
+    names: tuple[str, ...]
+    batch_size: int
+    dropout: float
+
+    def batch(self, number: int, seed: int) -> Batch:
+        """Return batch `number` of a run, which depends on its arguments only.
+
+        Its random numbers are of its own: pictures and texts stay the same whatever a loss draws.
+        """
+        source = objective.generator(seed, "data", number)
+        rows = objective.batch_indices(seed, number, self.batch_size, len(self))
+        mean, std = self.mean[rows], self.std[rows]
+        latents = mean + std * torch.randn(mean.shape, generator=source)
+        dropped = torch.rand(len(rows), generator=source) < self.dropout
+        texts = self.texts[self.prompts[rows]]
+        return Batch(
+            latents,
+            tuple(
+                "" if gone else self.names[self.prompts[row]]
+                for row, gone in zip(rows, dropped.tolist(), strict=True)
+            ),
+            torch.where(dropped[:, None, None], self.empty, texts),
+            self.sizes[rows],
+            torch.ones(len(rows)),
+            None,
+        )
 
     def __len__(self) -> int:
         return len(self.mean)
 
 
 def build(
-    base: Base, examples: list[Example], resolution: int, flip: bool, warn: Say, say: Say
+    base: Base, config: Config, examples: list[Example], resolution: int, warn: Say, say: Say
 ) -> Cache:
     """Read and encode all pictures and prompts on the base's device."""
+    flip = config.flip
     mean, std = _encode_pictures(base, examples, resolution, flip, warn, say)
     prompts = [example.prompt for example in examples]
     unique = list(dict.fromkeys(prompts))
@@ -53,6 +103,10 @@ def build(
         _encode_texts(base, unique, warn),
         numbers.repeat(2) if flip else numbers,
         base.encode_text([""]).float().cpu(),
+        torch.tensor([[resolution, resolution, 0, 0] + [resolution] * 2] * len(mean)).float(),
+        tuple(unique),
+        config.batch_size,
+        config.caption_dropout,
     )
 
 

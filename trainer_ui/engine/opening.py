@@ -59,7 +59,7 @@ def open_run(config: Config, say: Say, warn: Say) -> Opened:
         module.requires_grad_(False).to(place)
     say(f"encoding {len(examples)} pictures at {resolution} px")
     return Opened(
-        cache=caches.build(base, examples, resolution, config.flip, warn, say),
+        cache=caches.build(base, config, examples, resolution, warn, say),
         scene=sample.scene(base, config, [each.prompt for each in examples], resolution),
         base=replace(base, text_encoder=None),
         signal=_signal(base).to(place),
