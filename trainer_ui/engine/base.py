@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +14,35 @@ from torch import Tensor, nn
 from shira_core import keymaps, names
 from shira_core.mask import Shape
 
-from . import single_file
-from .errors import BaseInvalid
-from .tokenizer import CLIP_ROWS, EmbeddedTokenizer, FolderTokenizer, Tokenizer
+from . import diffusers_folder as folder
+from . import single_file, text
+from .errors import ONLY, BaseInvalid
+from .text import TextEncoder, Texts
+from .tokenizer import CLIP_ROWS, OPENCLIP_PADDING, EmbeddedTokenizer, Tokenizer
 
 PICKLES = frozenset((".ckpt", ".pt", ".pth", ".bin", ".pkl"))
 STEM = f"{names.UNET}input_blocks.0.0.weight"
-ONLY = "this trainer trains SD1.5-architecture models: give one of those as base"
+EDM = "edm_vpred.sigma_max"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Base:
-    """An opened base: float32 modules in evaluation mode on the CPU, and who it is."""
+    """An opened base: modules in evaluation mode on the CPU, and who it is.
 
-    # diffusers' and transformers' classes, whose stubs mypy cannot follow.
+    text_encoders: one for SD1.5, two for SDXL.
+    """
+
+    # diffusers' classes, whose stubs mypy cannot follow.
     unet: Any
     vae: Any
-    text_encoder: Any
-    tokenizer: Tokenizer
+    text_encoders: tuple[TextEncoder, ...]
     scheduler: Mapping[str, Any]
     name: str
     sha256: str
 
     @property
     def architecture(self) -> str:
-        """ "sd15", or "sd15-compact" for the same topology in other widths."""
+        """ "sd15", "sdxl", or "sd15-compact" for SD1.5's topology in other widths."""
         weights = self.unet.named_parameters()
         return keymaps.architecture({name: tuple(weight.shape) for name, weight in weights})
 
@@ -58,24 +60,49 @@ class Base:
         """The side in pixels that the base was made for."""
         return int(self.unet.config.sample_size) * self.factor
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that says how long a prompt is; a second one has the same words."""
+        return self.text_encoders[0].tokenizer
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The modules that can be trained, by component: unet, te1, te2."""
+        texts = {f"te{n}": each.module for n, each in enumerate(self.text_encoders, 1)}
+        return {"unet": self.unet, **texts}
+
     @torch.no_grad()
-    def encode_text(self, prompts: list[str]) -> Tensor:
-        """Return the text embeddings (n, 77, width) of the prompts."""
-        tokens = self.tokenizer(prompts)
-        rows = self.text_encoder.get_input_embeddings().num_embeddings
-        if int(tokens.max()) >= rows:
-            raise BaseInvalid(
-                f"base {self.name}: its tokenizer gives token {int(tokens.max())} and its text "
-                f"encoder has {rows} tokens: give the diffusers folder with its own tokenizer"
-            )
-        device = next(self.text_encoder.parameters()).device
-        return self.text_encoder(tokens.to(device)).last_hidden_state
+    def encode_text(self, prompts: list[str]) -> Texts:
+        """Return what the UNet is told by the prompts."""
+        return self.read(prompts)
+
+    def read(self, prompts: list[str]) -> Texts:
+        """Do the same, for text encoders that are trained."""
+        return text.encode(self.text_encoders, prompts, self.name)
+
+    def denoise(self, latents: Tensor, times: Tensor, texts: Texts, sizes: Tensor) -> Tensor:
+        """Return the UNet's prediction (b, 4, h, w).
+
+        latents: (b, 4, h, w), noised, in the UNet's dtype. times: (b,) or one for all.
+        texts: of b prompts. sizes: (b, 6), SDXL's original height and width, top and left of the
+        cut, trained height and width, in pixels; SD1.5 is not told.
+        """
+        more: dict[str, Any] = {}
+        if texts.pooled is not None:
+            more["added_cond_kwargs"] = {
+                "text_embeds": texts.pooled.to(latents.dtype),
+                "time_ids": sizes,
+            }
+        return self.unet(latents, times, texts.embeddings.to(latents.dtype), **more).sample
 
 
-def open_base(path: Path) -> Base:
-    """Open a base; raises BaseInvalid when it is missing, a pickle or another architecture."""
+def open_base(path: Path, dtype: torch.dtype = torch.float32) -> Base:
+    """Open a base; raises BaseInvalid when it is missing, a pickle or another architecture.
+
+    dtype: that UNet and text encoders are held in; the VAE is always in float32.
+    """
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, dtype)
     if not path.is_file():
         raise BaseInvalid(f"base: {path} does not exist: give a .safetensors file or a folder")
     if path.suffix.lower() in PICKLES:
@@ -83,45 +110,69 @@ def open_base(path: Path) -> Base:
             f"base {path} is a pickle, which can run any program when it is opened: "
             "use the .safetensors version of the model"
         )
-    return _open_file(path)
+    return _open_file(path, dtype)
 
 
-def _open_file(path: Path) -> Base:
+def _open_file(path: Path, dtype: torch.dtype) -> Base:
     checkpoint = single_file.Checkpoint(path)
     _check_architecture(checkpoint)
-    text_encoder = single_file.text_encoder(checkpoint)
-    rows = text_encoder.get_input_embeddings().num_embeddings
-    if rows != CLIP_ROWS:
-        raise BaseInvalid(
-            f"base {path}: its text encoder has {rows} tokens instead of CLIP's {CLIP_ROWS}: "
-            "give the diffusers folder, which has the tokenizer that fits"
-        )
     return Base(
-        unet=single_file.unet(checkpoint).eval(),
+        text_encoders=_text_encoders(checkpoint, dtype),
+        unet=single_file.unet(checkpoint, dtype).eval(),
         vae=single_file.vae(checkpoint).eval(),
-        text_encoder=text_encoder.eval(),
-        tokenizer=EmbeddedTokenizer(),
         scheduler=single_file.scheduler_config(checkpoint),
         name=path.stem,
         sha256=_sha256([path]),
     )
 
 
+def _text_encoders(
+    checkpoint: single_file.Checkpoint, dtype: torch.dtype
+) -> tuple[TextEncoder, ...]:
+    """Open the text encoders; raises BaseInvalid when CLIP's tokenizer does not fit them."""
+    if checkpoint.architecture == "sdxl":
+        first = single_file.text_encoder(checkpoint, single_file.TEXT_XL, dtype)
+        second = single_file.text_encoder_2(checkpoint, dtype)
+        found = (
+            TextEncoder(first.eval(), EmbeddedTokenizer()),
+            TextEncoder(second.eval(), EmbeddedTokenizer(OPENCLIP_PADDING)),
+        )
+    else:
+        only = single_file.text_encoder(checkpoint, single_file.TEXT, dtype)
+        found = (TextEncoder(only.eval(), EmbeddedTokenizer()),)
+    for each in found:
+        rows = each.module.get_input_embeddings().num_embeddings
+        if rows != CLIP_ROWS:
+            raise BaseInvalid(
+                f"base {checkpoint.path}: its text encoder has {rows} tokens instead of CLIP's "
+                f"{CLIP_ROWS}: give the diffusers folder, which has the tokenizer that fits"
+            )
+    return found
+
+
 def _check_architecture(checkpoint: single_file.Checkpoint) -> None:
     shapes, path = checkpoint.shapes, checkpoint.path
     if what := _something_else(shapes):
         raise BaseInvalid(f"base {path} is {what}: {ONLY}")
-    if shapes[STEM][1] != 4:
+    if checkpoint.shape(STEM)[1] != 4:
         raise BaseInvalid(f"base {path} is an inpainting or depth model: {ONLY}")
-    for prefix, part in ((single_file.VAE, "VAE"), (single_file.TEXT, "text encoder")):
-        if not any(name.startswith(prefix) for name in shapes):
-            raise BaseInvalid(f"base {path} has no {part}: give the checkpoint that holds it too")
+    parts = {"VAE": (single_file.VAE,), "text encoder": (single_file.TEXT,)}
+    if checkpoint.architecture == "sdxl":
+        parts["text encoder"] = (single_file.TEXT_XL, single_file.TEXT_XL_2)
+    for part, prefixes in parts.items():
+        for prefix in prefixes:
+            if not any(name.startswith(prefix) for name in shapes):
+                raise BaseInvalid(
+                    f"base {path} has no {part} ({prefix}*): give the checkpoint that holds it too"
+                )
 
 
 def _something_else(shapes: Mapping[str, Shape]) -> str:
     """Say what a checkpoint is that cannot be trained here; "" for one with a UNet like SD1.5's."""
     architecture = names.detect(shapes)
-    if architecture in ("sd15", "sd15-compact"):
+    if EDM in shapes:
+        return "an EDM model (continuous noise levels)"
+    if architecture in ("sd15", "sd15-compact", "sdxl"):
         return ""
     if architecture != "unknown":
         return f"of another architecture ({names.label(architecture)})"
@@ -136,92 +187,18 @@ def _something_else(shapes: Mapping[str, Shape]) -> str:
     return "no Stable Diffusion checkpoint"
 
 
-def _open_folder(path: Path) -> Base:
+def _open_folder(path: Path, dtype: torch.dtype) -> Base:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel
 
-    if not (path / "unet" / "config.json").is_file():
-        raise BaseInvalid(f"base {path} is no diffusers folder{_nearby(path)}")
-    _check_unet_config(path, _json(path / "unet" / "config.json"))
-    parts = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-    modules = {name: _part(path / name, kind) for name, kind in parts.items()}
-    own = path / "tokenizer"
+    large = folder.check(path)
     return Base(
-        **modules,
-        tokenizer=FolderTokenizer(own) if own.is_dir() else EmbeddedTokenizer(),
-        scheduler={**single_file.SCHEDULER, **_json(path / "scheduler" / "scheduler_config.json")},
+        text_encoders=folder.text_encoders(path, dtype, large),
+        unet=folder.part(path / "unet", UNet2DConditionModel, dtype),
+        vae=folder.part(path / "vae", AutoencoderKL, torch.float32),
+        scheduler={**single_file.SCHEDULER, **folder.scheduler(path)},
         name=path.resolve().name,
-        sha256=_sha256(_weight_files(path / "unet")),
+        sha256=_sha256(folder.weight_files(path / "unet")),
     )
-
-
-def _nearby(path: Path) -> str:
-    """Say which base the person may have meant by a folder without a UNet."""
-    if (path / "transformer").is_dir():
-        return f" with a UNet: {ONLY}"
-    if (path.parent / "unet" / "config.json").is_file():
-        return f" but a part of one: give --base {path.parent}"
-    for place in (*sorted(path.glob("*/unet/config.json")), *sorted(path.glob("*.safetensors"))):
-        found = place.parent.parent if place.name == "config.json" else place
-        return f" (it has no unet/config.json), but it holds {found.name}: give --base {found}"
-    return (
-        " (it has no unet/config.json): give the folder that holds model_index.json, "
-        "or a .safetensors file"
-    )
-
-
-def _check_unet_config(path: Path, config: Mapping[str, Any]) -> None:
-    if config.get("addition_embed_type") == "text_time":
-        raise BaseInvalid(f"base {path} is of another architecture (SDXL): {ONLY}")
-    if config.get("use_linear_projection"):
-        raise BaseInvalid(f"base {path} is of another architecture (SD2.x): {ONLY}")
-    if config.get("in_channels") != 4:
-        raise BaseInvalid(f"base {path} is an inpainting or depth model: {ONLY}")
-    downs = config.get("down_block_types", ())
-    if list(downs) != ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]:
-        raise BaseInvalid(f"base {path} has other blocks than SD1.5: {ONLY}")
-
-
-def _part(folder: Path, kind: Any) -> nn.Module:
-    """Load one module of a diffusers folder in float32, from safetensors only."""
-    files = _weight_files(folder)
-    variant = "fp16" if all(".fp16" in file.name for file in files) else None
-    try:
-        module = kind.from_pretrained(
-            str(folder),
-            local_files_only=True,
-            use_safetensors=True,
-            torch_dtype=torch.float32,
-            variant=variant,
-        )
-    except Exception as error:
-        # The libraries raise many kinds; each means that this part cannot be read.
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BaseInvalid(f"base: {folder} cannot be opened ({line}): copy it again") from error
-    # Files are mapped into memory where they lie, and arithmetic on unaligned weights is slower and
-    # rounds differently: own copies make a folder and a single file of one model train alike.
-    for tensor in chain(module.parameters(), module.buffers()):
-        tensor.data = tensor.data.clone()
-    return module.eval()
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a part: the full-precision ones, else the fp16 ones."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        has = "only a pickle" if any(folder.glob("*.bin")) else "no .safetensors file"
-        raise BaseInvalid(f"base: {folder} has {has}: use the safetensors version of the model")
-    plain = [file for file in files if ".fp16" not in file.name and ".non_ema" not in file.name]
-    return plain or files
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise BaseInvalid(f"base: {path} cannot be read ({error}): copy it again") from None
 
 
 def _sha256(paths: list[Path]) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import data, objective
+from . import data, objective, text
 from .base import Base
 from .config import Config
 from .data import Example
+from .text import Texts
 from .tokenizer import LENGTH
 
 Say = Callable[[str], None]
@@ -33,7 +34,7 @@ class Batch:
 
     latents: Tensor
     prompts: tuple[str, ...]
-    texts: Tensor
+    texts: Texts
     sizes: Tensor
     weights: Tensor
     mask: Tensor | None
@@ -46,15 +47,13 @@ class Cache:
     mean, std: (n, 4, h, w) of the VAE's posterior, scaled; a step draws its latents from them, so
         that the VAE's own uncertainty is kept although it runs once. With `flip` the mirrored
         pictures follow as n more.
-    texts: (m, 77, width) of the different prompts. prompts: int64 (n,), the prompt of each picture.
-    empty: (1, 77, width), the embedding of the empty prompt.
+    texts: of the different prompts, the empty one last. prompts: int64 (n,), that of each picture.
     """
 
     mean: Tensor
     std: Tensor
-    texts: Tensor
+    texts: Texts
     prompts: Tensor
-    empty: Tensor
     sizes: Tensor
     names: tuple[str, ...]
     batch_size: int
@@ -70,14 +69,11 @@ class Cache:
         mean, std = self.mean[rows], self.std[rows]
         latents = mean + std * torch.randn(mean.shape, generator=source)
         dropped = torch.rand(len(rows), generator=source) < self.dropout
-        texts = self.texts[self.prompts[rows]]
+        numbers = torch.where(dropped, len(self.texts) - 1, self.prompts[rows])
         return Batch(
             latents,
-            tuple(
-                "" if gone else self.names[self.prompts[row]]
-                for row, gone in zip(rows, dropped.tolist(), strict=True)
-            ),
-            torch.where(dropped[:, None, None], self.empty, texts),
+            tuple(self.names[number] for number in numbers),
+            self.texts[numbers],
             self.sizes[rows],
             torch.ones(len(rows)),
             None,
@@ -100,11 +96,10 @@ def build(
     return Cache(
         mean,
         std,
-        _encode_texts(base, unique, warn),
+        _encode_texts(base, [*unique, ""], warn),
         numbers.repeat(2) if flip else numbers,
-        base.encode_text([""]).float().cpu(),
         torch.tensor([[resolution, resolution, 0, 0] + [resolution] * 2] * len(mean)).float(),
-        tuple(unique),
+        (*unique, ""),
         config.batch_size,
         config.caption_dropout,
     )
@@ -140,10 +135,11 @@ def _by_view(rows: list[Tensor]) -> Tensor:
     return torch.stack(rows, dim=1).flatten(0, 1)
 
 
-def _encode_texts(base: Base, prompts: list[str], warn: Say) -> Tensor:
+def _encode_texts(base: Base, prompts: list[str], warn: Say) -> Texts:
     """Encode prompts in small groups; warn of those that CLIP's 77 tokens cut."""
     full = [prompt for prompt in prompts if base.tokenizer.count(prompt) > LENGTH - 2]
     if full:
         warn(f"{len(full)} captions are longer than {LENGTH - 2} tokens; their ends are not seen")
     groups = [prompts[i : i + TEXTS] for i in range(0, len(prompts), TEXTS)]
-    return torch.cat([base.encode_text(group).float().cpu() for group in groups])
+    kept = [base.encode_text(group).map(lambda tensor: tensor.float().cpu()) for group in groups]
+    return text.cat(kept)

@@ -2,6 +2,8 @@
 
 from shira_core.errors import ShiraError
 
+ONLY = "this trainer trains SD1.5 and SDXL models: give one of those as base"
+
 
 class ConfigInvalid(ShiraError):
     """A setting of the run is missing, unknown or out of range."""

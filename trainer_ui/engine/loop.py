@@ -146,23 +146,18 @@ class _Steps:
     def _loss(self, number: int) -> Tensor:
         """Return the loss of batch `number`, which alone decides pictures, noise and timesteps."""
         config, opened = self.config, self.opened
-        cache, signal = opened.cache, opened.signal
+        batch = opened.cache.batch(number, config.seed)
         source = objective.generator(config.seed, "batch", number)
-        rows = objective.batch_indices(config.seed, number, config.batch_size, len(cache))
-        mean, std = cache.mean[rows], cache.std[rows]
-        latents = mean + std * torch.randn(mean.shape, generator=source)
-        noise = objective.noise_like(latents, source, config.noise_offset)
-        times = objective.timesteps(len(rows), len(signal), source)
-        dropped = torch.rand(len(rows), generator=source) < config.caption_dropout
-        text = cache.texts[cache.prompts[rows]]
-        context = torch.where(dropped[:, None, None], cache.empty, text)
-        latents, noise, times, context = (
-            tensor.to(opened.device) for tensor in (latents, noise, times, context)
+        noise = objective.noise_like(batch.latents, source, config.noise_offset)
+        times = objective.timesteps(len(noise), len(opened.signal), source)
+        latents, noise, times, sizes = (
+            each.to(opened.device) for each in (batch.latents, noise, times, batch.sizes)
         )
-        level, prediction = signal[times], opened.base.prediction_type
+        texts = batch.texts.map(lambda tensor: tensor.to(opened.device))
+        level, prediction = opened.signal[times], opened.base.prediction_type
         with device.autocast(config, opened.device):
             noised = objective.add_noise(latents, noise, level)
-            predicted = opened.base.unet(noised, times, context).sample
+            predicted = opened.base.denoise(noised, times, texts, sizes)
         return objective.weighted_loss(
             predicted,
             objective.target(latents, noise, level, prediction),

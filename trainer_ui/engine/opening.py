@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +21,7 @@ from .config import Config
 class Opened:
     """What a run works on.
 
-    base: on the device, without its text encoder, which has done its work.
+    base: its UNet on the device; without its text encoders, which have done their work.
     signal: (1000,) float32 on the device, alpha-bar of every timestep.
     scene: what the samples show, or None.
     settings: all that the trained weights depend on, as JSON values.
@@ -55,19 +57,31 @@ def open_run(config: Config, say: Say, warn: Say) -> Opened:
     }
     if config.resume:
         checkpoint.check(checkpoint.load(config.run_folder)[0], settings)
-    for module in (base.unet, base.vae, base.text_encoder):
-        module.requires_grad_(False).to(place)
     say(f"encoding {len(examples)} pictures at {resolution} px")
+    with _on(place, base.vae, *(each.module for each in base.text_encoders)):
+        cache = caches.build(base, config, examples, resolution, warn, say)
+        scene = sample.scene(base, config, [each.prompt for each in examples], resolution)
+    base.unet.requires_grad_(False).to(place)
     return Opened(
-        cache=caches.build(base, config, examples, resolution, warn, say),
-        scene=sample.scene(base, config, [each.prompt for each in examples], resolution),
-        base=replace(base, text_encoder=None),
+        cache=cache,
+        scene=scene,
+        base=replace(base, text_encoders=()),
         signal=_signal(base).to(place),
         settings=settings,
         pictures=len(examples),
         resolution=resolution,
         device=place,
     )
+
+
+@contextmanager
+def _on(place: torch.device, *modules: Any) -> Iterator[None]:
+    """Have modules on a device that is wanted for others afterwards."""
+    for module in modules:
+        module.requires_grad_(False).to(place)
+    yield
+    for module in modules:
+        module.to("cpu")
 
 
 def _base(config: Config) -> bases.Base:

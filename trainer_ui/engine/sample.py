@@ -20,6 +20,7 @@ from .base import Base
 from .config import Config
 from .data import join
 from .objective import generator
+from .text import Texts, cat
 
 MARGIN, LABEL = 8, 22
 THUMBNAIL_SIDE, THUMBNAIL_BYTES = 256, 60_000
@@ -29,14 +30,15 @@ THUMBNAIL_SIDE, THUMBNAIL_BYTES = 256, 60_000
 class Scene:
     """What is drawn each time, prepared once.
 
-    noise: (n, 4, h, w) on the CPU. without, towards: (n, 77, width), embeddings of the negative
-    prompt and of the prompts, on the device.
+    noise: (n, 4, h, w). without, towards: the negative prompt and the prompts, encoded, n each.
+    sizes: (1, 6), see `Base.denoise`. All on the CPU.
     """
 
     prompts: list[str]
     noise: Tensor
-    without: Tensor
-    towards: Tensor
+    without: Texts
+    towards: Texts
+    sizes: Tensor
 
 
 def scene(base: Base, config: Config, training: list[str], resolution: int) -> Scene | None:
@@ -54,9 +56,14 @@ def scene(base: Base, config: Config, training: list[str], resolution: int) -> S
     return Scene(
         prompts,
         torch.stack(noise),
-        base.encode_text([config.sample_negative]).expand(len(prompts), -1, -1),
-        base.encode_text(prompts),
+        _kept(base, [config.sample_negative] * len(prompts)),
+        _kept(base, prompts),
+        torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]]).float(),
     )
+
+
+def _kept(base: Base, prompts: list[str]) -> Texts:
+    return base.encode_text(prompts).map(lambda tensor: tensor.cpu())
 
 
 @torch.no_grad()
@@ -74,13 +81,15 @@ def draw(
         scheduler = _scheduler(base.scheduler)
         scheduler.set_timesteps(config.sample_steps, device=place)
         latents = wanted.noise[part].to(place) * scheduler.init_noise_sigma
-        context = torch.cat([wanted.without[part], wanted.towards[part]])
+        texts = cat([wanted.without[part], wanted.towards[part]])
+        texts = texts.map(lambda tensor: tensor.to(place))
+        sizes = wanted.sizes.expand(len(texts), -1).to(place)
         for time in scheduler.timesteps:
             if stopped():
                 return []
             inputs = scheduler.scale_model_input(torch.cat([latents, latents]), time)
             with device.autocast(config, place):
-                without, towards = base.unet(inputs, time, context).sample.float().chunk(2)
+                without, towards = base.denoise(inputs, time, texts, sizes).float().chunk(2)
             output = without + config.sample_guidance * (towards - without)
             latents = scheduler.step(output, time, latents).prev_sample
         pictures += _decode(base, latents)
@@ -96,8 +105,12 @@ def _scheduler(config: Mapping[str, Any]) -> Any:
 
 
 def _decode(base: Base, latents: Tensor) -> list[Image.Image]:
+    """Turn latents into pictures; the VAE is on their device only meanwhile."""
     scale = float(base.vae.config.scaling_factor)
-    return [_picture(base.vae.decode(row[None] / scale).sample[0]) for row in latents]
+    vae = base.vae.to(latents.device)
+    pictures = [_picture(vae.decode(row[None] / scale).sample[0]) for row in latents]
+    vae.to("cpu")
+    return pictures
 
 
 def _picture(pixels: Tensor) -> Image.Image:

@@ -11,6 +11,7 @@ from torch import Tensor
 LENGTH = 77
 BEGIN, END = 49406, 49407
 CLIP_ROWS = 49408
+OPENCLIP_PADDING = 0
 
 
 class Tokenizer(Protocol):
@@ -26,15 +27,18 @@ class Tokenizer(Protocol):
 
 
 class EmbeddedTokenizer:
-    """OpenAI CLIP's tokenizer, from instant-clip-tokenizer's embedded vocabulary."""
+    """OpenAI CLIP's tokenizer, from instant-clip-tokenizer's embedded vocabulary.
 
-    def __init__(self) -> None:
+    padding: the token after the end: the end again, or for OpenCLIP's models token 0, a "!".
+    """
+
+    def __init__(self, padding: int = END) -> None:
         from instant_clip_tokenizer import Tokenizer as Clip
 
-        self._clip = Clip()
+        self._clip, self._padding = Clip(), padding
 
     def __call__(self, texts: list[str]) -> Tensor:
-        rows = torch.full((len(texts), LENGTH), END)
+        rows = torch.full((len(texts), LENGTH), self._padding)
         for row, text in zip(rows, texts, strict=True):
             words = self._words(text)[: LENGTH - 2]
             row[: len(words) + 2] = torch.tensor([BEGIN, *words, END])
