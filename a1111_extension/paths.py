@@ -14,12 +14,13 @@ from shira_core.library import SUFFIXES, Library
 HOME = Path(models_path) / "shira"
 
 
-def _folders() -> list[Path]:
+def folders() -> list[Path]:
+    """Return the folders of adapters, the one for new files first."""
     # An extension that is installed while the WebUI runs has had no say in its command line.
     return [HOME, *map(Path, getattr(shared.cmd_opts, "shira_dir", None) or ())]
 
 
-LIBRARY = Library(_folders)
+LIBRARY = Library(folders)
 
 
 def make_home() -> None:
