@@ -17,8 +17,7 @@ def read(tensor: Tensor, positions: Tensor) -> Tensor:
     """Return the entries at flat row-major positions, as a new vector of the tensor's dtype."""
     if not tensor.is_contiguous() and not is_dense(tensor):
         tensor = tensor.contiguous()
-    places = _places(tensor, positions)
-    return _storage(tensor.detach()).index_select(0, places).view(tensor.dtype)
+    return read_places(tensor, places(tensor, positions))
 
 
 def write(tensor: Tensor, positions: Tensor, values: Tensor, *, counted: bool = True) -> None:
@@ -26,10 +25,35 @@ def write(tensor: Tensor, positions: Tensor, values: Tensor, *, counted: bool = 
 
     counted: autograd learns of the change, so that a graph that still needs the old values raises.
     """
+    write_places(tensor, places(tensor, positions), values, counted=counted)
+
+
+def places(tensor: Tensor, positions: Tensor) -> Tensor:
+    """Return where row-major positions lie in a dense tensor's memory; they depend on its strides.
+
+    `read_places` and `write_places` take them, for whoever reads and writes many times.
+    """
+    if tensor.is_contiguous():
+        return positions
+    found, rest = torch.zeros_like(positions), positions
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
+        quotient = torch.div(rest, size, rounding_mode="floor")
+        found += (rest - quotient * size) * stride
+        rest = quotient
+    return found
+
+
+def read_places(tensor: Tensor, places: Tensor) -> Tensor:
+    """Return the entries at places in a dense tensor's memory."""
+    return _storage(tensor.detach()).index_select(0, places).view(tensor.dtype)
+
+
+def write_places(tensor: Tensor, places: Tensor, values: Tensor, *, counted: bool = True) -> None:
+    """Put values at places in a dense tensor's memory, as `write` does."""
     target = tensor.detach() if counted else tensor.data
     with torch.inference_mode(tensor.is_inference()):
         storage = _storage(target)
-        storage.index_copy_(0, _places(tensor, positions), values.view(storage.dtype))
+        storage.index_copy_(0, places, values.view(storage.dtype))
 
 
 def within(values: Tensor, limit: float) -> bool:
@@ -76,15 +100,3 @@ def _storage(tensor: Tensor) -> Tensor:
     else:
         flat = tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset())
     return flat.view(torch.uint8) if tensor.dtype.itemsize == 1 else flat
-
-
-def _places(tensor: Tensor, positions: Tensor) -> Tensor:
-    """Return where row-major positions lie in memory."""
-    if tensor.is_contiguous():
-        return positions
-    places, rest = torch.zeros_like(positions), positions
-    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
-        quotient = torch.div(rest, size, rounding_mode="floor")
-        places += (rest - quotient * size) * stride
-        rest = quotient
-    return places

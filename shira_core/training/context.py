@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,8 +19,8 @@ from . import dora as decomposition
 from . import freeze, structured
 from .run import Choice, Names, Run
 from .select import Chosen, Layers, choose
-from .site import Site, wide
-from .vector import Vector
+from .site import Site
+from .vector import Vector, wide
 
 DEFAULT_DENSITY = 0.02
 VALUE_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -159,16 +159,22 @@ def _sites(
         entries.check_layout(each.name, each.weight)
         mask = masks[each.name]
         mask = Mask(mask.shape, mask.positions.to(each.weight.device), mask.struct)
-        base = entries.read(each.weight, mask.positions)
-        site = Site(each.name, each.weight, mask, base, slice(start, start + mask.count))
+        site = _site(each, mask, slice(start, start + mask.count))
         start += mask.count
         if dora:
-            fixed = decomposition.decompose(each.weight, mask.positions, wide(base))
+            fixed = decomposition.decompose(each.weight, mask.positions, wide(site.base))
             part = slice(growth, growth + fixed.outputs)
-            site = Site(each.name, each.weight, mask, base, site.values, part, fixed)
+            site = replace(site, growth=part, fixed=fixed)
             growth += fixed.outputs
         sites.append(site)
     return sites, growth if dora else start
+
+
+def _site(each: Chosen, mask: Mask, values: slice) -> Site:
+    weight = each.weight
+    places = entries.places(weight, mask.positions)
+    base = entries.read_places(weight, places)
+    return Site(each.name, weight, mask, base, weight.stride(), places, values)
 
 
 def _follow(module: nn.Module, vector: Vector, chosen: Sequence[Chosen], stack: ExitStack) -> None:
@@ -191,11 +197,11 @@ def _gather(vector: Vector, chosen: Sequence[Chosen], stack: ExitStack) -> None:
     A dense gradient is gathered from; a layer with a Struct mask forms those of its entries alone.
     """
     for each, site in zip(chosen, vector.sites, strict=True):
-        _hook(each.weight, stack, _taking(vector, site, site.mask.positions))
+        _hook(each.weight, stack, _taking(vector, site, site.read))
         if site.mask.struct is None or not site.mask.count:
             continue
         stand_in = site.base.detach().requires_grad_()
-        _hook(stand_in, stack, _taking(vector, site, None))
+        _hook(stand_in, stack, _taking(vector, site))
         lines = structured.lines_of(site.mask, site.mask.struct)
         for layer in each.users:
             stack.enter_context(structured.installed(layer, stand_in, lines))
@@ -205,12 +211,14 @@ def _hook(leaf: Tensor, stack: ExitStack, hook: Callable[[Tensor], None]) -> Non
     stack.callback(leaf.register_post_accumulate_grad_hook(hook).remove)
 
 
-def _taking(vector: Vector, site: Site, positions: Tensor | None) -> Callable[[Tensor], None]:
-    """Return the hook that takes a leaf's gradient, at `positions` of it, and frees it at once."""
+def _taking(
+    vector: Vector, site: Site, read: Callable[[Tensor], Tensor] = lambda grad: grad
+) -> Callable[[Tensor], None]:
+    """Return the hook that takes the entries of a leaf's gradient, and frees it at once."""
 
     def take(leaf: Tensor) -> None:
         grad, leaf.grad = leaf.grad, None
         if grad is not None:
-            vector.gather(site, grad if positions is None else entries.read(grad, positions))
+            vector.gather(site, read(grad))
 
     return take

@@ -17,6 +17,7 @@ class Site:
     """A weight and where its values lie in the flat vector.
 
     base: (entries,) the weight's own values, in its dtype.
+    strides, places: the weight's memory layout, and where the entries lie in it.
     values: part of the flat vector with the entries' deltas.
     growth, fixed: with DoRA, the part with the channels' magnitudes, and the decomposition.
     """
@@ -25,6 +26,8 @@ class Site:
     weight: nn.Parameter
     mask: Mask
     base: Tensor
+    strides: tuple[int, ...]
+    places: Tensor
     values: slice
     growth: slice | None = None
     fixed: dora.Decomposition | None = None
@@ -37,27 +40,26 @@ class Site:
         growth = flat[self.growth].to(self.base.device)
         return dora.delta(self.fixed, values, growth).to(dtype)
 
-    def write(self, delta: Tensor, *, counted: bool = True) -> None:
-        """Put round(W + delta) into the weight: what applying the adapter at alpha 1 gives."""
-        moved = (wide(self.base) + delta.to(wide(self.base).dtype)).to(self.base.dtype)
-        entries.write(self.weight, self.mask.positions, moved, counted=counted)
+    def read(self, tensor: Tensor) -> Tensor:
+        """Return the entries of a tensor of the weight's shape, such as its gradient."""
+        if tensor.stride() == self.strides:
+            return entries.read_places(tensor, self.places)
+        return entries.read(tensor, self.mask.positions)
 
-    def restore(self) -> None:
-        """Put the weight's own values back, bit for bit."""
-        entries.write(self.weight, self.mask.positions, self.base)
+    def write(self, values: Tensor, *, counted: bool = True) -> None:
+        """Put values of the weight's dtype at the entries of the weight."""
+        if self.weight.stride() == self.strides:
+            entries.write_places(self.weight, self.places, values, counted=counted)
+        else:  # the module's memory format was changed inside the run
+            entries.write(self.weight, self.mask.positions, values, counted=counted)
 
     def add_gradient(self, flat: Tensor, total: Tensor, grad: Tensor) -> None:
         """Add dL/dW' of the entries to `total`, the gradient of the flat vector."""
         if self.fixed is None or self.growth is None:
-            total[self.values] += grad.to(total)
+            total[self.values].add_(grad.to(total.device))
             return
         fixed = self.fixed
         values, growth = (flat[part].to(fixed.base) for part in (self.values, self.growth))
         by_values, by_growth = dora.gradient(fixed, values, growth, grad.to(fixed.base))
         total[self.values] += by_values.to(total)
         total[self.growth] += by_growth.to(total)
-
-
-def wide(base: Tensor) -> Tensor:
-    """Return the values in the dtype that sums are computed in."""
-    return base if base.dtype == torch.float64 else base.float()

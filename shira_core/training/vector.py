@@ -3,11 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
 from .site import Site
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring weights of one device and dtype, whose values are computed together.
+
+    base: (entries,) their own values, end to end; the sites' are views of it.
+    """
+
+    sites: tuple[Site, ...]
+    base: Tensor
+
+    def write(self, delta: Tensor, counted: bool) -> None:
+        """Put round(W + delta) into the weights: what applying the adapter at alpha 1 gives."""
+        moved = wide(self.base).add(delta).to(self.base.dtype)
+        parts = moved.split([site.mask.count for site in self.sites])
+        for site, part in zip(self.sites, parts, strict=True):
+            site.write(part, counted=counted)
+
+
+def wide(base: Tensor) -> Tensor:
+    """Return the values in the dtype that sums are computed in."""
+    return base if base.dtype == torch.float64 else base.float()
+
+
+def _stretches(sites: Sequence[Site]) -> tuple[Stretch, ...]:
+    stretches = []
+    for _, group in groupby(sites, key=lambda site: (site.base.device, site.base.dtype)):
+        members = tuple(group)
+        base = torch.cat([site.base for site in members])
+        parts = base.split([site.mask.count for site in members])
+        views = (replace(site, base=part) for site, part in zip(members, parts, strict=True))
+        stretches.append(Stretch(tuple(views), base))
+    return tuple(stretches)
 
 
 class Vector:
@@ -19,7 +55,8 @@ class Vector:
 
     def __init__(self, sites: Sequence[Site], size: int, values_dtype: torch.dtype) -> None:
         device = sites[0].base.device
-        self.sites = tuple(sites)
+        self._stretches = _stretches(sites)
+        self.sites = tuple(site for stretch in self._stretches for site in stretch.sites)
         self.flat = nn.Parameter(torch.zeros(size, dtype=torch.float32, device=device))
         self.values_dtype = values_dtype
         self._written = self.flat._version
@@ -68,12 +105,20 @@ class Vector:
         if not keep:
             with torch.no_grad():
                 for site in self.sites:
-                    site.restore()
+                    site.write(site.base)
+
+    def _delta(self, stretch: Stretch) -> Tensor:
+        """Return the rounded deltas of neighbouring weights, end to end."""
+        first, last = stretch.sites[0], stretch.sites[-1]
+        if first.fixed is not None:
+            return torch.cat([self.delta(site) for site in stretch.sites])
+        part = self.flat.detach()[first.values.start : last.values.stop]
+        return part.to(stretch.base.device).to(self.values_dtype)
 
     @torch.no_grad()
     def _write(self, counted: bool) -> None:
         if not self._open:  # asked by the hooks of a copy of the module that outlived the run
             return
-        for site in self.sites:
-            site.write(self.delta(site), counted=counted)
+        for stretch in self._stretches:
+            stretch.write(self._delta(stretch), counted)
         self._written, self._gathered = self.flat._version, False
