@@ -31,14 +31,15 @@ class Lines:
     kept: input channels that are needed, increasing, or None for all.
     columns: (c,) places of the chosen input channels among those kept.
     diagonal: number of diagonal cells; the channels that they need are the first ones kept.
-    order: (entries,) place of each entry in the gradients of rows, columns, diagonal, end to end.
+    order: (entries,) place of each entry in the gradients of rows, columns, diagonal, end to end;
+    None where that is their own order.
     """
 
     rows: Tensor
     kept: Tensor | None
     columns: Tensor
     diagonal: int
-    order: Tensor
+    order: Tensor | None
 
     def keep(self, x: Tensor, channels: int) -> Tensor:
         """Return what the backward pass needs of a layer's input."""
@@ -54,6 +55,8 @@ class Lines:
         if self.diagonal:
             x, y = (each.narrow(channels, 0, self.diagonal) for each in (kept, grad))
             parts.append(operation.diagonal(x, y))
+        if self.order is None:  # one kind of lines
+            return parts[0].reshape(-1)
         return torch.cat([part.reshape(-1) for part in parts]).index_select(0, self.order)
 
 
@@ -61,8 +64,9 @@ def lines_of(mask: Mask, struct: Struct) -> Lines:
     """Return the lines of a mask, on the device of its positions."""
     device = mask.positions.device
     rows, columns = struct.rows.to(device), struct.columns.to(device)
-    order = _order(mask, rows, columns)
     diagonal = min(mask.shape[:2]) if struct.diagonal else 0
+    single = bool(len(rows)) + bool(len(columns)) + bool(diagonal) == 1
+    order = None if single else _order(mask, rows, columns)
     kept = torch.cat([columns, torch.arange(diagonal, device=device)]).unique()
     if len(rows) or len(kept) == mask.shape[1]:
         return Lines(rows, None, columns, diagonal, order)
