@@ -106,7 +106,7 @@ REFUSED: dict[str, tuple[Callable[[Settings], None], list[str], str]] = {
     "cut picture": (cut_picture, [], "3.png is damaged or cut off"),
     "no picture": (no_picture, [], "3.png cannot be opened"),
     "latin caption": (latin_caption, [], "3.txt is not UTF-8"),
-    "sdxl": (checkpoint_of("conditioner.embedders.1.x"), [], "another architecture (SDXL)"),
+    "part of sdxl": (checkpoint_of("conditioner.embedders.1.x"), [], "not a whole SDXL model"),
     "lora": (checkpoint_of("lora_unet_x.lora_up.weight"), [], "a LoRA"),
     "adapter": (checkpoint_of("x.values"), [], "a SHiRA adapter"),
     "pickle": (pickled_base, [], "is a pickle"),

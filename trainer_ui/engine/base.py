@@ -133,7 +133,7 @@ def _text_encoders(
     if checkpoint.architecture == "sdxl":
         first = single_file.text_encoder(checkpoint, single_file.TEXT_XL, dtype)
         second = single_file.text_encoder_2(checkpoint, dtype)
-        found = (
+        found: tuple[TextEncoder, ...] = (
             TextEncoder(first.eval(), EmbeddedTokenizer()),
             TextEncoder(second.eval(), EmbeddedTokenizer(OPENCLIP_PADDING)),
         )
@@ -156,15 +156,14 @@ def _check_architecture(checkpoint: single_file.Checkpoint) -> None:
         raise BaseInvalid(f"base {path} is {what}: {ONLY}")
     if checkpoint.shape(STEM)[1] != 4:
         raise BaseInvalid(f"base {path} is an inpainting or depth model: {ONLY}")
-    parts = {"VAE": (single_file.VAE,), "text encoder": (single_file.TEXT,)}
+    texts = [single_file.TEXT]
     if checkpoint.architecture == "sdxl":
-        parts["text encoder"] = (single_file.TEXT_XL, single_file.TEXT_XL_2)
-    for part, prefixes in parts.items():
-        for prefix in prefixes:
-            if not any(name.startswith(prefix) for name in shapes):
-                raise BaseInvalid(
-                    f"base {path} has no {part} ({prefix}*): give the checkpoint that holds it too"
-                )
+        texts = [single_file.TEXT_XL, single_file.TEXT_XL_2]
+    for part, prefix in (("VAE", single_file.VAE), *(("text encoder", each) for each in texts)):
+        if not any(name.startswith(prefix) for name in shapes):
+            raise BaseInvalid(
+                f"base {path} has no {part} ({prefix}*): give the checkpoint that holds it too"
+            )
 
 
 def _something_else(shapes: Mapping[str, Shape]) -> str:

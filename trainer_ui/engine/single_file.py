@@ -100,10 +100,13 @@ def scheduler_config(checkpoint: Checkpoint) -> dict[str, Any]:
 def unet(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Return the UNet."""
     with torch.device("meta"):
-        module = UNet2DConditionModel(
-            **(_unet_xl(checkpoint) if LABEL in checkpoint.shapes else _unet_1(checkpoint))
-        )
+        module = UNet2DConditionModel(**unet_config(checkpoint))
     return _fill(module, checkpoint, keymaps.unet(module.state_dict(), UNET), dtype)
+
+
+def unet_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the arguments of diffusers' UNet2DConditionModel, as the shapes tell them."""
+    return _unet_xl(checkpoint) if LABEL in checkpoint.shapes else _unet_1(checkpoint)
 
 
 def _unet_1(checkpoint: Checkpoint) -> dict[str, Any]:
