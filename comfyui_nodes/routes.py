@@ -1,4 +1,4 @@
-"""What the page asks the server: /shira/adapters, /shira/info and /shira/preview.
+"""What the page asks the server: /shira/adapters, /shira/info, /shira/preview and /shira/fits.
 
 Names are resolved as everywhere, so that nothing outside of models/shira can be read.
 """
@@ -13,6 +13,7 @@ from typing import Any
 from shira_core import facts
 from shira_core.errors import ShiraError
 
+from . import fits
 from .folder import LIBRARY, names
 
 
@@ -20,10 +21,11 @@ def register(server: Any) -> None:
     """Add the routes to ComfyUI's server."""
     from aiohttp import web
 
-    def answered(read: Callable[[str], Any]) -> Callable[[Any], Any]:
+    def answered(read: Callable[..., Any], *parameters: str) -> Callable[[Any], Any]:
         async def answer(request: Any) -> Any:
+            values = [request.query.get(each, "") for each in parameters]
             try:
-                found = await asyncio.to_thread(read, request.query.get("name", ""))
+                found = await asyncio.to_thread(read, *values)
             except ShiraError as error:
                 return web.json_response({"error": str(error)}, status=400)
             if isinstance(found, tuple):
@@ -34,9 +36,10 @@ def register(server: Any) -> None:
 
         return answer
 
-    server.routes.get("/shira/adapters")(answered(lambda _: adapters()))
-    server.routes.get("/shira/info")(answered(partial(facts.full, LIBRARY)))
-    server.routes.get("/shira/preview")(answered(partial(facts.preview, LIBRARY)))
+    server.routes.get("/shira/adapters")(answered(adapters))
+    server.routes.get("/shira/info")(answered(partial(facts.full, LIBRARY), "name"))
+    server.routes.get("/shira/preview")(answered(partial(facts.preview, LIBRARY), "name"))
+    server.routes.get("/shira/fits")(answered(fits.problem, "name", "folder", "file"))
 
 
 def adapters() -> list[dict[str, Any]]:

@@ -265,6 +265,7 @@ def main(where: str, checkout: str, folder: str) -> None:
         import comfy.options
 
         comfy.options.enable_args_parsing()
+        prepare_packaged_host()
         host, scenarios = RealHost(), (*SCENARIOS, *ONLY_REAL)
     import folder_paths
 
@@ -276,6 +277,15 @@ def main(where: str, checkout: str, folder: str) -> None:
         setting = Setting(host, load_pack(checkout), home)
         facts = {scenario.__name__: scenario(setting) for scenario in scenarios}
     print(json.dumps(facts))
+
+
+def prepare_packaged_host() -> None:
+    """Have a ComfyUI that is a package give node packs the modules that they know."""
+    try:
+        from comfy_compatibility.vanilla import prepare_vanilla_environment
+    except ImportError:
+        return
+    prepare_vanilla_environment()
 
 
 def load_pack(checkout: str) -> Any:

@@ -20,6 +20,7 @@ from hosts import CLONE, Server
 
 pytestmark = hosts.needs("COMFYUI_DIR")
 CHECKPOINT, ADAPTERS = "sd15-reference.safetensors", ("blueprint-sd15.shira", "riso-sd15.shira")
+COMPACT = "compact.shira"
 NASTY = "a<img src=x onerror=alert(1)>.shira"
 LOADER, STACK = "SHiRALoader", "SHiRAStack"
 OPENED = "() => app.graph.nodes.some((node) => node.comfyClass?.startsWith('SHiRA'))"
@@ -45,6 +46,7 @@ def comfyui(full_size: FullSize, base: Path) -> Iterator[Server]:
     (models / "checkpoints" / CHECKPOINT).symlink_to(full_size.plain)
     for name in ADAPTERS:  # copies: a link out of models/shira is refused
         shutil.copy(full_size.wide, models / "shira" / name)
+    shutil.copy(full_size.compact, models / "shira" / COMPACT)
     checkout = hosts.checkout("COMFYUI_DIR", "COMFYUI_PYTHON")
     with hosts.serving_comfyui(checkout, base) as server:
         yield server
@@ -81,7 +83,7 @@ def test_a_loader_is_found_shows_its_file_and_slides(page: Page) -> None:
     page.shoot("loader")
 
 
-def test_our_parts_never_show_a_files_name_as_html(page: Page, adapters: Path) -> None:
+def test_a_files_name_is_never_shown_as_html(page: Page, adapters: Path) -> None:
     page.drop_node("Load SHiRA", 200, 200)
     page.drop_node("Fuse SHiRA Stack", 700, 200)
     nasty = adapters / NASTY
@@ -89,16 +91,51 @@ def test_our_parts_never_show_a_files_name_as_html(page: Page, adapters: Path) -
     try:
         page.tab.keyboard.press("r")  # ComfyUI's key to read lists of files anew
         page.tab.wait_for_timeout(2000)
-        page.choose(LOADER, "adapter", NASTY)  # ComfyUI's own menu does show names as HTML
-        page.tab.click(".shira-add")
-        page.tab.select_option(".shira-file", NASTY)
+        page.tab.mouse.click(*page.place(LOADER, "adapter"), delay=100)
+        page.tab.wait_for_selector(".litecontextmenu")
+        assert page.tab.locator("img[src='x']").count() == 0  # that menu shows names as HTML
+        page.tab.keyboard.press("Escape")
+        page.choose(LOADER, "adapter", NASTY)  # as a workflow from elsewhere may
+        page.run(
+            "(text) => { const n = app.graph.nodes.find((n) => n.type === 'SHiRAStack');"
+            "n.widgets.find((w) => w.name === 'rows').value = text; n.onConfigure({}); }",
+            json.dumps([{"name": NASTY}]),
+        )
         page.tab.wait_for_timeout(500)
-        assert rows(page)[0]["name"] == NASTY
+        assert NASTY in page.tab.locator(".shira-file option").first.inner_text()
         assert page.tab.locator("img[src='x']").count() == 0
         page.shoot("name")
     finally:
         nasty.unlink()
         page.tab.keyboard.press("r")
+
+
+def test_a_file_that_does_not_fit_is_told_before_queueing(page: Page) -> None:
+    page.drop_node("Load SHiRA", 500, 150)
+    page.drop_node("Fuse SHiRA Stack", 500, 500)
+    page.run(
+        """([file]) => {
+          const loader = LiteGraph.createNode('CheckpointLoaderSimple');
+          app.graph.add(loader);
+          loader.widgets.find((w) => w.name === 'ckpt_name').value = file;
+          for (const type of ['SHiRALoader', 'SHiRAStack']) {
+            const node = app.graph.nodes.find((n) => n.type === type);
+            loader.connect(0, node, node.findInputSlot('model'));
+          }
+        }""",
+        [CHECKPOINT],
+    )
+    told = page.tab.locator(".shira-panel [role=alert]")
+    page.choose(LOADER, "adapter", COMPACT)
+    page.choose(STACK, "rows", json.dumps([{"name": COMPACT}, {"name": ADAPTERS[0]}]))
+    for place in (told.nth(0), told.nth(1)):
+        place.get_by_text("was trained for compact SD1.5 and the model is SD1.5").wait_for()
+        assert place.locator("div").count() == 1
+    page.shoot("misfits")
+    page.choose(LOADER, "adapter", ADAPTERS[0])
+    page.choose("CheckpointLoaderSimple", "ckpt_name", "gone.safetensors")
+    page.tab.wait_for_timeout(1000)
+    assert told.nth(0).inner_text() == told.nth(1).inner_text() == ""
 
 
 def test_rows_are_edited_by_keyboard_alone(page: Page) -> None:

@@ -1,6 +1,7 @@
 /** The chosen file's picture, title, architecture and trigger words, in the node. */
 import { findAdapter, onRefresh, previewAddress } from "./adapters.js";
 import { button, copyText, make } from "./dom.js";
+import { misfitsOf } from "./fits.js";
 import { after, widen } from "./node.js";
 import { addPanel } from "./panel.js";
 import { say } from "./words.js";
@@ -11,7 +12,8 @@ const WIDTH = 300;
 export function showAdapter(node, file) {
   const card = make("div", { className: "shira-card" });
   const show = () => card.replaceChildren(...describe(file.value));
-  addPanel(node, "adapter_card", card);
+  const misfits = misfitsOf(node, file, () => [file.value]);
+  addPanel(node, "adapter_card", make("div", {}, card, misfits));
   after(file, "callback", show);
   after(node, "onConfigure", show);
   after(node, "onRemoved", onRefresh(show));

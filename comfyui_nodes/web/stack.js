@@ -1,6 +1,7 @@
 /** Fuse SHiRA Stack: an editor for any number of rows. Its only state is the `rows` widget. */
 import { adapterNames, onRefresh } from "./adapters.js";
 import { button, make } from "./dom.js";
+import { misfitsOf } from "./fits.js";
 import { after, hideWidget, widen } from "./node.js";
 import { addPanel } from "./panel.js";
 import { added, changed, isDouble, moved, parseRows, rowsText, without } from "./rows.js";
@@ -14,9 +15,11 @@ export function editRows(node, widget) {
   hideWidget(node, widget);
   const editor = new RowEditor(widget);
   const draw = () => editor.draw();
-  addPanel(node, "row_editor", editor.element);
   after(node, "onConfigure", draw);
   after(node, "onRemoved", onRefresh(draw));
+  const used = () => (editor.rows ?? []).filter((row) => row.on).map((row) => row.name);
+  const misfits = misfitsOf(node, widget, () => [...new Set(used())]);
+  addPanel(node, "row_editor", make("div", {}, editor.element, misfits));
   widen(node, WIDTH);
   draw();
 }
