@@ -1,4 +1,8 @@
-"""The ways to fine-tune a UNet that are compared, all with LoRA's number of parameters."""
+"""The ways to fine-tune a UNet that are compared, with LoRA's number of parameters.
+
+All adapt the Linear layers of the attention blocks. The two that end in `-all` are what the trainer
+does by default: 2 % of every Linear and Conv weight of the blocks.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,9 @@ OURS: dict[str, dict[str, Any]] = {
     "struct": {"mask": "struct", "axis": "both", "diagonal": True},
     "columns": {"mask": "struct", "axis": "columns", "diagonal": False},
 }
+BLOCKS = ("attentions", "resnets")
+DENSITY = 0.02
+ALL = ("wm-all", "columns-all")
 THEIRS = ("lora", "dora", "peft-shira")
 METHODS = (*THEIRS, *OURS)
 
@@ -37,16 +44,28 @@ def linears(unet: nn.Module) -> list[str]:
     ]
 
 
+def everything(unet: nn.Module) -> list[str]:
+    """Return all Linear and Conv layers of the UNet's blocks."""
+    return [
+        name
+        for name, module in unet.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and set(BLOCKS) & set(name.split("."))
+    ]
+
+
 @contextmanager
 def trained(method: str, unet: nn.Module, rank: int, plain: bool = False) -> Iterator[Trained]:
     """Prepare a method; adapters of others have float32 parameters, as ours, or the base's dtype.
 
     plain: the base's dtype, which a forward pass without autocast needs.
     """
-    if method in OURS:
+    if method.removesuffix("-all") in OURS:
         from shira_core.training import finetune
 
-        with finetune(unet, rank=rank, layers=linears(unet), **OURS[method]) as run:
+        whole = method in ALL
+        budget = {"density": DENSITY} if whole else {"rank": rank}
+        layers = everything(unet) if whole else linears(unet)
+        with finetune(unet, layers=layers, **budget, **OURS[method.removesuffix("-all")]) as run:
             yield Trained(unet, run.parameters(), run.update, run)
         return
     from peft import get_peft_model

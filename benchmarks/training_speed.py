@@ -38,7 +38,7 @@ from typing import Any
 import torch
 import training_unets as unets
 from common import RESULTS, machine
-from training_methods import METHODS, Trained, trained
+from training_methods import ALL, METHODS, Trained, trained
 
 RANK, RANKS = 32, (8, 16, 64, 128)
 MAIN = ("lora", "wm", "columns", "struct")
@@ -75,6 +75,7 @@ def cases() -> list[Case]:
         *(Case(*setting, method, plain=True) for setting in first for method in MAIN),
         *(Case(*setting, method) for setting in then for method in MAIN),
         *(Case(*setting, method) for setting in first for method in others),
+        *(Case(*setting, method) for setting in first for method in ALL),
         *(Case("sd15", 4, False, method, rank) for method in ("wm", "columns") for rank in RANKS),
         *(Case(*setting, method) for setting in last for method in MAIN),
         *(Case(*setting, method, plain=True) for setting in then for method in MAIN),
