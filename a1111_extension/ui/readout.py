@@ -1,0 +1,113 @@
+"""What the adapters of a stack do to each other and what is wrong with them, as HTML in words."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from zlib import crc32
+
+from shira_core import load, pairs
+from shira_core.adapter import Adapter, MemoryWeights
+from shira_core.alpha import Alpha
+from shira_core.errors import ShiraError
+from shira_core.interference import advice_on
+from shira_core.library import Library, Opened, Stamp
+from shira_core.plan import Entry
+
+from ..tag import Tag
+from . import state
+from .cards import SHORT
+
+ALL_BELOW = 64  # weights: an adapter with fewer is compared whole
+PART = 16  # of the weights of larger ones, one in so many
+SHOWN = 3  # pairs that are shown at once
+
+
+def show(library: Library, rows: str, interference: bool = True) -> str:
+    """Return the read-out of the page's rows, everything in it escaped.
+
+    interference: also what pairs have in common, which reads a part of the files.
+    It carries the rows that it is about, so that the page notices when they come from elsewhere.
+    """
+    try:
+        found = state.tags(rows)
+    except ShiraError as error:
+        return _frame(rows, [_error(str(error))])
+    opened, problems = _open(library, found, state.hashes(rows))
+    lines = _interference(opened) if interference else []
+    return _frame(rows, [*map(_error, problems), *lines])
+
+
+def _open(
+    library: Library, tags: Sequence[Tag], hashes: Mapping[str, str]
+) -> tuple[list[Opened], list[str]]:
+    """Open all files; return those that can be used, and a line for each that is wrong."""
+    opened, problems = [], []
+    for each in tags:
+        try:
+            file = library.load(each.row.name)
+            opened.append(file)
+            problems += differs(each.row.name, file, hashes.get(each.row.name, ""))
+        except ShiraError as error:
+            problems.append(str(error))
+    return opened, problems
+
+
+def differs(name: str, file: Opened, wanted: str) -> list[str]:
+    """Return a line if a file is not the one that a picture was made with."""
+    if not wanted or file.digest.startswith(wanted):
+        return []
+    return [f"{name} is not the file of that picture: {file.digest[:SHORT]}, not {wanted}"]
+
+
+def _interference(opened: Sequence[Opened]) -> list[str]:
+    if len(opened) < 2:
+        return []
+    whole = min(len(file.adapter.weights) for file in opened) < ALL_BELOW
+    adapters = [file.adapter if whole else _sample(file.path, file.stamp) for file in opened]
+    stack = [Entry(adapter, Alpha()) for adapter in adapters]
+    found = sorted(pairs.overlaps(stack, lambda: None), key=lambda pair: -pair.overlap)
+    lines = [_pair(stack, pair) for pair in found]
+    return lines[:SHOWN] + _more(lines[SHOWN:])
+
+
+@lru_cache(maxsize=32)
+def _sample(path: Path, stamp: Stamp) -> Adapter:
+    """Return an adapter with a part of its weights, of every file the same.
+
+    stamp: changes with the file, so that what is remembered is not that of another one.
+    """
+    adapter = load(path)
+    chosen = [name for name in adapter.weights if crc32(name.encode()) % PART == 0]
+    read = MemoryWeights({name: adapter.weights.read(name) for name in chosen})
+    return Adapter(adapter.header, read, path)
+
+
+def _pair(stack: Sequence[Entry], pair: pairs.Pair) -> str:
+    names = " and ".join(pairs.title(stack[at]) for at in (pair.first, pair.second))
+    advice = advice_on(pair.overlap)
+    kind = "shira-many" if advice else "shira-few"
+    said = advice or "mix them freely"
+    share = f"{pair.overlap:.0%}" if pair.overlap >= 0.005 else "almost none"
+    return f'<p class="{kind}">{_e(names)} share {share} of their entries: {_e(said)}</p>'
+
+
+def _more(lines: Sequence[str]) -> list[str]:
+    if not lines:
+        return []
+    title = f"{len(lines)} more pairs, with fewer entries in common"
+    return [f"<details><summary>{title}</summary>{''.join(lines)}</details>"]
+
+
+def _frame(rows: str, lines: Iterable[str]) -> str:
+    return f'<div class="shira-readout" data-rows="{_e(rows)}">{"".join(lines)}</div>'
+
+
+def _error(text: str) -> str:
+    return f'<p class="shira-error">{_e(text)}</p>'
+
+
+def _e(text: str) -> str:
+    return html.escape(text, quote=True)
