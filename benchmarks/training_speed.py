@@ -73,8 +73,8 @@ def cases() -> list[Case]:
     return [
         *(Case(*setting, method) for setting in first for method in MAIN),
         *(Case(*setting, method, plain=True) for setting in first for method in MAIN),
-        *(Case(*setting, method) for setting in then for method in MAIN),
         *(Case(*setting, method) for setting in first for method in others),
+        *(Case(*setting, method) for setting in then for method in MAIN),
         *(Case(*setting, method) for setting in first for method in ALL),
         *(Case("sd15", 4, False, method, rank) for method in ("wm", "columns") for rank in RANKS),
         *(Case(*setting, method) for setting in last for method in MAIN),
