@@ -6,13 +6,6 @@ import torch
 from trainer_ui.engine import objective
 
 
-def test_order_goes_through_all_pictures_in_each_epoch() -> None:
-    seen = [i for n in range(7) for i in objective.batch_indices(3, n, 4, 7)]
-    epochs = [seen[i : i + 7] for i in range(0, 28, 7)]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) > 1
-
-
 def test_a_generator_depends_on_its_arguments_only() -> None:
     def draw(*key: object) -> float:
         return torch.rand(1, generator=objective.generator(*key)).item()  # type: ignore[arg-type]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from . import data, objective, text
+from . import objective, text
 from .base import Base
 from .config import Config
-from .data import Example
+from .data import Dataset, Example, order, pictures, summary
+from .data.order import View
+from .encoding import Cut, Say, encode_pictures, encode_texts
+from .errors import DataInvalid
+from .store import Record, Store, open_store
 from .text import Texts
-from .tokenizer import LENGTH
-
-Say = Callable[[str], None]
-TEXTS = 32  # prompts that are encoded together
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Batch:
 
     latents: float32 (b, 4, h, w), drawn from the VAE's posterior.
     prompts: the text of each picture, "" where it was dropped.
-    texts: their embeddings.
+    texts: what the text encoders make of them.
     sizes: float32 (b, 6), SDXL's numbers in pixels: the original's height and width, top and left
         of the cut, the trained height and width.
     weights: float32 (b,), the weight of each picture's loss.
@@ -42,22 +41,24 @@ class Batch:
 
 @dataclass(frozen=True)
 class Cache:
-    """The pictures as the UNet sees them, in float32 on the CPU.
+    """The pictures as the UNet sees them.
 
-    mean, std: (n, 4, h, w) of the VAE's posterior, scaled; a step draws its latents from them, so
-        that the VAE's own uncertainty is kept although it runs once. With `flip` the mirrored
-        pictures follow as n more.
-    texts: of the different prompts, the empty one last. prompts: int64 (n,), that of each picture.
+    examples: those that could be read, cuts: of each, views: the ways to show them, groups: of
+    views of one size (see `order`). prompts: the key of each prompt. pictures, texts: the records
+    of latents and prompts by key. A step draws its latents from the VAE's posterior, so that the
+    VAE's own uncertainty is kept although it runs once.
     """
 
-    mean: Tensor
-    std: Tensor
-    texts: Texts
-    prompts: Tensor
-    sizes: Tensor
-    names: tuple[str, ...]
+    examples: tuple[Example, ...]
+    cuts: tuple[tuple[Cut, ...], ...]
+    views: tuple[View, ...]
+    groups: tuple[tuple[int, ...], ...]
+    prompts: dict[str, str]
+    pictures: Store
+    texts: Store
     batch_size: int
     dropout: float
+    class_weight: float
 
     def batch(self, number: int, seed: int) -> Batch:
         """Return batch `number` of a run, which depends on its arguments only.
@@ -65,81 +66,79 @@ class Cache:
         Its random numbers are of its own: pictures and texts stay the same whatever a loss draws.
         """
         source = objective.generator(seed, "data", number)
-        rows = objective.batch_indices(seed, number, self.batch_size, len(self))
-        mean, std = self.mean[rows], self.std[rows]
+        rows = order.pick(seed, number, self.batch_size, self.groups)
+        views = [self.views[row] for row in rows]
+        records = [self._latents(view) for view in views]
+        mean, std = (torch.stack([each[name] for each in records]) for name in ("mean", "std"))
         latents = mean + std * torch.randn(mean.shape, generator=source)
-        dropped = torch.rand(len(rows), generator=source) < self.dropout
-        numbers = torch.where(dropped, len(self.texts) - 1, self.prompts[rows])
+        prompts = self._prompts(views, source)
+        classes = [self.examples[view.example].is_class for view in views]
         return Batch(
-            latents,
-            tuple(self.names[number] for number in numbers),
-            self.texts[numbers],
-            self.sizes[rows],
-            torch.ones(len(rows)),
-            None,
+            latents=latents,
+            prompts=prompts,
+            texts=text.cat([Texts(**self.texts[self.prompts[prompt]]) for prompt in prompts]),
+            sizes=torch.tensor([self._sizes(view) for view in views], dtype=torch.float32),
+            weights=torch.tensor([self.class_weight if each else 1.0 for each in classes]),
+            mask=_masks(records),
         )
 
-    def __len__(self) -> int:
-        return len(self.mean)
+    def _latents(self, view: View) -> Record:
+        return self.pictures[self.cuts[view.example][view.cut].keys[view.flipped]]
+
+    def _prompts(self, views: list[View], source: torch.Generator) -> tuple[str, ...]:
+        """Draw a variant of each picture's caption, or none of it."""
+        dropped = torch.rand(len(views), generator=source) < self.dropout
+        chances = torch.rand(len(views), generator=source)
+        chosen = []
+        for view, gone, chance in zip(views, dropped.tolist(), chances.tolist(), strict=True):
+            variants = self.examples[view.example].prompts
+            chosen.append("" if gone else variants[int(chance * len(variants))])
+        return tuple(chosen)
+
+    def _sizes(self, view: View) -> tuple[int, ...]:
+        """Return SDXL's six numbers of a view; a mirrored cut starts where the other ended."""
+        example = self.examples[view.example]
+        (width, height), (across, down) = example.size, example.bucket
+        left, top = self.cuts[view.example][view.cut].place
+        place = (1 - left if view.flipped else left, top)
+        return (height, width, *pictures.corner(example.size, example.bucket, place), down, across)
 
 
-def build(
-    base: Base, config: Config, examples: list[Example], resolution: int, warn: Say, say: Say
-) -> Cache:
-    """Read and encode all pictures and prompts on the base's device."""
-    flip = config.flip
-    mean, std = _encode_pictures(base, examples, resolution, flip, warn, say)
-    prompts = [example.prompt for example in examples]
-    unique = list(dict.fromkeys(prompts))
-    number = {prompt: index for index, prompt in enumerate(unique)}
-    numbers = torch.tensor([number[prompt] for prompt in prompts])
+def build(base: Base, config: Config, dataset: Dataset, warn: Say, say: Say) -> Cache:
+    """Read and encode all pictures and prompts on the base's device.
+
+    Pictures that turn out to be damaged are left out and told; raises DataInvalid when none is
+    left.
+    """
+    latents, texts = (
+        open_store(config.cache / kind if config.cache else None) for kind in ("pictures", "texts")
+    )
+    encoded = encode_pictures(
+        base, dataset, config.random_crops, config.flip, config.seed, latents, say
+    )
+    if encoded.skipped:
+        warn(summary(encoded.skipped))
+    if all(example.is_class for example in encoded.examples):
+        raise DataInvalid(f"no picture can be trained: {summary(encoded.skipped)}")
+    examples = encoded.examples
+    views = order.views(examples, max(1, config.random_crops), config.flip)
+    prompts = dict.fromkeys([*(text for each in examples for text in each.prompts), ""])
     return Cache(
-        mean,
-        std,
-        _encode_texts(base, [*unique, ""], warn),
-        numbers.repeat(2) if flip else numbers,
-        torch.tensor([[resolution, resolution, 0, 0] + [resolution] * 2] * len(mean)).float(),
-        (*unique, ""),
-        config.batch_size,
-        config.caption_dropout,
+        examples=examples,
+        cuts=encoded.cuts,
+        views=views,
+        groups=order.groups(views, examples),
+        prompts=encode_texts(base, list(prompts), texts, warn),
+        pictures=latents,
+        texts=texts,
+        batch_size=config.batch_size,
+        dropout=config.caption_dropout,
+        class_weight=config.class_weight,
     )
 
 
-@torch.no_grad()
-def _encode_pictures(
-    base: Base, examples: list[Example], resolution: int, flip: bool, warn: Say, say: Say
-) -> tuple[Tensor, Tensor]:
-    means, stds, small = [], [], []
-    device = next(base.vae.parameters()).device
-    for number, example in enumerate(examples, 1):
-        pixels, too_small = data.read(example.path, resolution)
-        if too_small:
-            small.append(example.path.name)
-        views = torch.stack([pixels, pixels.flip(-1)] if flip else [pixels])
-        posterior = base.vae.encode(views.to(device)).latent_dist
-        means.append(posterior.mean.float().cpu())
-        stds.append(posterior.std.float().cpu())
-        if number % 100 == 0:
-            say(f"encoded {number} of {len(examples)} pictures")
-    if small:
-        warn(
-            f"{len(small)} of {len(examples)} pictures are smaller than {resolution} px and were "
-            f"enlarged, {small[0]} for one: lower the resolution or replace them"
-        )
-    scale = float(base.vae.config.scaling_factor)
-    return _by_view(means) * scale, _by_view(stds) * scale
-
-
-def _by_view(rows: list[Tensor]) -> Tensor:
-    """n tensors (views, ...) -> (views * n, ...), all pictures of one view together."""
-    return torch.stack(rows, dim=1).flatten(0, 1)
-
-
-def _encode_texts(base: Base, prompts: list[str], warn: Say) -> Texts:
-    """Encode prompts in small groups; warn of those that CLIP's 77 tokens cut."""
-    full = [prompt for prompt in prompts if base.tokenizer.count(prompt) > LENGTH - 2]
-    if full:
-        warn(f"{len(full)} captions are longer than {LENGTH - 2} tokens; their ends are not seen")
-    groups = [prompts[i : i + TEXTS] for i in range(0, len(prompts), TEXTS)]
-    kept = [base.encode_text(group).map(lambda tensor: tensor.float().cpu()) for group in groups]
-    return text.cat(kept)
+def _masks(records: list[Record]) -> Tensor | None:
+    """Return the masks of a batch, all of one where a picture has none; None when none has any."""
+    if not any("mask" in record for record in records):
+        return None
+    return torch.stack([r.get("mask", torch.ones_like(r["mean"][:1])) for r in records])

@@ -1,4 +1,4 @@
-"""What a step trains on, as pure functions of (seed, step): noise, timesteps, order, rate, loss.
+"""What a step trains on, as pure functions of (seed, step): noise, timesteps, rate, loss.
 
 Nothing here has a state, so a resumed run continues exactly where it was.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -17,17 +16,6 @@ def generator(seed: int, purpose: str, number: int) -> torch.Generator:
     """Return a CPU generator that depends only on its arguments."""
     key = hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
-
-
-def batch_indices(seed: int, number: int, size: int, examples: int) -> list[int]:
-    """Return the examples of batch `number`: each epoch goes through all in its own order."""
-    first = number * size
-    return [_order(seed, i // examples, examples)[i % examples] for i in range(first, first + size)]
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, examples: int) -> list[int]:
-    return torch.randperm(examples, generator=generator(seed, "order", epoch)).tolist()
 
 
 def timesteps(count: int, total: int, source: torch.Generator) -> Tensor:
@@ -62,13 +50,18 @@ def target(latents: Tensor, noise: Tensor, signal: Tensor, prediction: str) -> T
     return level.sqrt() * noise - (1 - level).sqrt() * latents
 
 
-def loss_weights(signal: Tensor, gamma: float, prediction: str) -> Tensor:
-    """Return the weight of each example's loss, (b,): min-SNR-gamma (min-SNR, eq. 8)."""
-    if not gamma:
-        return torch.ones_like(signal)
+def loss_weights(signal: Tensor, gamma: float, prediction: str, debiased: bool = False) -> Tensor:
+    """Return the weight of each example's loss, (b,).
+
+    min-SNR-gamma (min-SNR, eq. 8), which gamma 0 turns off, or debiased estimation (Debias the
+    Training of Diffusion Models). A model that predicts v has a loss SNR + 1 times that of
+    the picture, one that predicts the noise SNR times.
+    """
     snr = signal / (1 - signal).clamp(min=1e-8)
-    scale = snr if prediction == "epsilon" else snr + 1
-    return snr.clamp(max=gamma) / scale.clamp(min=1e-8)
+    scale = (snr if prediction == "epsilon" else snr + 1).clamp(min=1e-8)
+    if debiased:
+        return snr.clamp(max=MOST_SNR).sqrt() / scale.clamp(max=MOST_SNR)
+    return snr.clamp(max=gamma) / scale if gamma else torch.ones_like(signal)
 
 
 def weighted_loss(output: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
@@ -76,12 +69,19 @@ def weighted_loss(output: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
     return ((output.float() - wanted).square().mean((1, 2, 3)) * weights).mean()
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int, schedule: str) -> float:
-    """Return the rate of step 0, 1, ...: linear warm-up, then cosine to 0 or constant."""
-    warmup = min(warmup, steps // 2)
+def learning_rate(step: int, config: Config) -> float:
+    """Return the share of the peak rate in step 0, 1, ...: linear warm-up, then the schedule."""
+    warmup = min(config.warmup, config.steps // 2)
     if step < warmup:
-        return peak * (step + 1) / warmup
-    if schedule == "constant":
-        return peak
-    done = (step - warmup) / max(1, steps - warmup)
-    return peak * 0.5 * (1 + math.cos(math.pi * done))
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, config.steps - warmup)
+    return SCHEDULES[config.schedule](done, config.restarts)
+
+
+# How the rate falls: (share of the steps that is done, restarts) -> share of the peak.
+SCHEDULES: dict[str, Callable[[float, int], float]] = {
+    "constant": lambda done, _: 1.0,
+    "linear": lambda done, _: 1 - done,
+    "cosine": lambda done, _: 0.5 * (1 + math.cos(math.pi * done)),
+    "restarts": lambda done, count: 0.5 * (1 + math.cos(math.pi * (done * count % 1))),
+}

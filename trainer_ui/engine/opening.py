@@ -13,8 +13,8 @@ from torch import Tensor
 from . import base as bases
 from . import cache as caches
 from . import checkpoint, data, device, sample
-from .cache import Say
 from .config import Config
+from .encoding import Say
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,26 @@ def open_run(config: Config, say: Say, warn: Say) -> Opened:
     A run to resume is compared with its checkpoint before anything slow is done.
     """
     place = device.choose(config)
-    examples = data.find(config.images, config.trigger)
-    for line in data.notes(config.images, examples):
-        warn(line)
     say(f"opening {config.base}")
     base = _base(config)
     resolution = config.resolution or base.resolution
+    dataset = data.scan(config, resolution, data.STEP * base.factor, config.seed)
+    report = data.report(dataset)
+    say(report.numbers)
+    for line in report.problems:
+        warn(line)
     settings = {
         **config.fingerprint(),
         "resolution": resolution,
-        "contents of the pictures": data.digest(examples),
+        "contents of the pictures": data.digest(dataset),
         "contents of the base": base.sha256,
     }
     if config.resume:
         checkpoint.check(checkpoint.load(config.run_folder)[0], settings)
-    say(f"encoding {len(examples)} pictures at {resolution} px")
+    say(f"encoding {len(dataset.examples)} pictures at {resolution} px")
     with _on(place, base.vae, *(each.module for each in base.text_encoders)):
-        cache = caches.build(base, config, examples, resolution, warn, say)
-        scene = sample.scene(base, config, [each.prompt for each in examples], resolution)
+        cache = caches.build(base, config, dataset, warn, say)
+        scene = sample.scene(base, config, dataset.prompts, resolution)
     base.unet.requires_grad_(False).to(place)
     return Opened(
         cache=cache,
@@ -68,7 +70,7 @@ def open_run(config: Config, say: Say, warn: Say) -> Opened:
         base=replace(base, text_encoders=()),
         signal=_signal(base).to(place),
         settings=settings,
-        pictures=len(examples),
+        pictures=report.pictures,
         resolution=resolution,
         device=place,
     )

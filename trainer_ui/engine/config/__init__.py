@@ -24,11 +24,13 @@ else:
     import tomli as tomllib
 
 DEFAULT_DENSITY = 0.02
-PATHS = ("base", "images", "out")
+PATHS = ("base", "images", "class_images", "cache", "out")
 SECTIONS = (ModelSettings, DataSettings, AdapterSettings, TrainingSettings, OutputSettings)
 # A resumed run may differ in these: they do not touch the trained weights. The contents of base and
 # images are compared, not their places.
-FREE_ON_RESUME = frozenset(("base", "images", "threads", *OutputSettings.model_fields))
+FREE_ON_RESUME = frozenset(
+    ("base", "images", "class_images", "cache", "threads", *OutputSettings.model_fields)
+)
 
 
 class Config(OutputSettings, TrainingSettings, AdapterSettings, DataSettings, ModelSettings):
@@ -75,7 +77,8 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Config:
         config = Config(**values)
     except ValidationError as error:
         raise ConfigInvalid(_explain(error, values, path)) from None
-    absolute = {name: Path(getattr(config, name)).expanduser().absolute() for name in PATHS}
+    given = {name: getattr(config, name) for name in PATHS}
+    absolute = {name: path.expanduser().absolute() for name, path in given.items() if path}
     if absolute["out"].suffix.lower() not in (".shira", ".safetensors"):
         raise ConfigInvalid(f"out: {config.out} must end in .shira: write {config.out}.shira")
     config = config.model_copy(update=absolute)

@@ -1,0 +1,193 @@
+"""Which files of a folder are trained, with which caption and how often.
+
+Three layouts: pictures with a `.txt` or `.caption` file of the same name beside them; folders such
+as `10_ink style` (kohya's), whose pictures count ten times and have "ink style" as caption where
+they lack a text; and `metadata.jsonl` (Hugging Face's), which lists the pictures and their texts.
+`name.mask.png` is never a picture: it is the mask of the picture `name`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataInvalid
+
+EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp"))
+OTHER_EXTENSIONS = frozenset((".gif", ".tif", ".tiff", ".heic", ".avif", ".jxl", ".psd"))
+TEXTS = (".txt", ".caption")
+MASK = ".mask.png"
+METADATA = "metadata.jsonl"
+REPEATS = re.compile(r"(\d+)_(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that may be a picture; caption None: it has no text. mask: the mask beside it."""
+
+    path: Path
+    caption: str | None
+    repeats: int = 1
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder holds for training, and a line for each kind of thing that was left out."""
+
+    found: tuple[Found, ...]
+    notes: tuple[str, ...]
+
+
+def find(folder: Path, setting: str = "images") -> Contents:
+    """Return the pictures of a folder in the order of their names.
+
+    setting: its name, for errors. Raises DataInvalid when there are none (naming a subfolder that
+    has some), or when a caption cannot be read.
+    """
+    if not folder.is_dir():
+        state = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataInvalid(f"{setting}: {folder} {state}: give the folder that holds the pictures")
+    listed = folder / METADATA
+    contents = _from_metadata(listed) if listed.is_file() else _from_folders(folder)
+    if not contents.found:
+        raise DataInvalid(_nothing(folder, setting))
+    return contents
+
+
+def _from_folders(folder: Path) -> Contents:
+    found, notes = _from_folder(folder)
+    used = {folder}
+    for below in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if (match := REPEATS.fullmatch(below.name)) and (repeats := int(match[1])):
+            inside, more = _from_folder(below, repeats, _words(match[2]))
+            found, notes = found + inside, notes + more
+            used.add(below)
+    elsewhere = {path: count for path, count in _counts(folder).items() if path not in used}
+    if elsewhere:
+        where = ", ".join(f"{count} in {path.name}" for path, count in elsewhere.items())
+        notes.append(f"pictures in subfolders are not trained: {where}")
+    return Contents(tuple(found), tuple(notes))
+
+
+def _from_folder(
+    folder: Path, repeats: int = 1, default: str | None = None
+) -> tuple[list[Found], list[str]]:
+    """Return the pictures directly in a folder, and notes on its other files.
+
+    The folder is listed once: asking for each file beside each picture is slow on network drives.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    pictures, there = [name for name in names if _is_picture(name)], set(names)
+    found = []
+    for name in pictures:
+        stem = Path(name).stem
+        texts = [folder / f"{stem}{kind}" for kind in TEXTS if f"{stem}{kind}" in there]
+        mask = folder / f"{stem}{MASK}" if f"{stem}{MASK}" in there else None
+        found.append(Found(folder / name, read(texts[0]) if texts else default, repeats, mask))
+    return found, list(_leftovers(names, {Path(name).stem for name in pictures}))
+
+
+def _leftovers(names: list[str], stems: set[str]) -> Iterator[str]:
+    texts = [name for name in names if Path(name).suffix in TEXTS and Path(name).stem not in stems]
+    masks = [n for n in names if n.endswith(MASK) and n.removesuffix(MASK) not in stems]
+    other = [name for name in names if Path(name).suffix.lower() in OTHER_EXTENSIONS]
+    if texts:
+        yield f"{len(texts)} text files have no picture of their name, {texts[0]} for one"
+    if masks:
+        yield f"{len(masks)} masks have no picture of their name, {masks[0]} for one"
+    if other:
+        yield f"{len(other)} pictures are not trained, save them as PNG: {other[0]} for one"
+
+
+def read(path: Path) -> str:
+    """Return a caption file's text on one line; raises DataInvalid when it is not UTF-8."""
+    try:
+        return " ".join(path.read_text(encoding="utf-8-sig").split())
+    except UnicodeDecodeError as error:
+        raise DataInvalid(
+            f"caption {path} is not UTF-8 (byte {error.start}): save it again as UTF-8"
+        ) from None
+    except OSError as error:
+        raise DataInvalid(f"caption {path} cannot be read: {error.strerror}") from None
+
+
+def _from_metadata(path: Path) -> Contents:
+    """Return the pictures that a metadata.jsonl lists, one JSON object per line.
+
+    `file_name` is relative to it; the caption is `text`, `caption` or `prompt`, else beside it.
+    """
+    found = {}
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            each = _listed(path, number, line)
+            found[each.path] = each
+    unlisted = [name for name in _picture_names(path.parent) if path.parent / name not in found]
+    notes = (f"{len(unlisted)} pictures are not in {METADATA}, {unlisted[0]} for one",)
+    return Contents(tuple(found.values()), notes if unlisted else ())
+
+
+def _listed(path: Path, number: int, line: str) -> Found:
+    try:
+        entry: dict[str, Any] = json.loads(line)
+        picture = path.parent / entry["file_name"]
+        text = next((entry[k] for k in ("text", "caption", "prompt") if k in entry), None)
+        if text is not None:
+            text = " ".join(text.split())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataInvalid(
+            f'{path}, line {number}: write {{"file_name": "a.png", "text": "a cat"}}'
+        ) from None
+    if path.parent.resolve() not in picture.resolve().parents:
+        raise DataInvalid(f"{path}, line {number}: {picture} is outside of its folder")
+    beside = [file for kind in TEXTS if (file := picture.with_suffix(kind)).is_file()]
+    if text is None and beside:
+        text = read(beside[0])
+    mask = picture.with_name(f"{picture.stem}{MASK}")
+    return Found(picture, text, mask=mask if mask.is_file() else None)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataInvalid(f"{path} cannot be read ({error}): save it again as UTF-8") from None
+
+
+def _is_picture(name: str) -> bool:
+    kind = Path(name).suffix.lower()
+    return kind in EXTENSIONS and not name.startswith(".") and not name.endswith(MASK)
+
+
+def _picture_names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if _is_picture(p.name) and p.is_file())
+
+
+def _words(name: str) -> str | None:
+    """Return the words of a folder's name, None when it has none."""
+    return re.sub(r"[_\-\s]+", " ", name).strip() or None
+
+
+def _counts(folder: Path) -> dict[Path, int]:
+    """Return how many pictures the folders up to two levels below hold, those that hold some."""
+    below = [path for pattern in ("*/", "*/*/") for path in sorted(folder.glob(pattern))]
+    counts = {path: len(_picture_names(path)) for path in below if path.is_dir()}
+    return {path: count for path, count in counts.items() if count}
+
+
+def _nothing(folder: Path, setting: str) -> str:
+    """Say that a folder has no pictures, and which folder below it the person may have meant."""
+    counts = _counts(folder)
+    best = max(counts, key=lambda path: counts[path], default=None)
+    if best is not None:
+        flag = setting.replace("_", "-")
+        return (
+            f"{setting}: no pictures directly in {folder}, but {counts[best]} in {best}: "
+            f"give --{flag} {best}"
+        )
+    kinds = " ".join(sorted(EXTENSIONS))
+    return f"{setting}: no pictures in {folder}: put some there ({kinds})"
