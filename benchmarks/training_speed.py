@@ -27,6 +27,7 @@ import fnmatch
 import itertools
 import json
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -208,11 +209,22 @@ def _child(send: Connection, case: Case, tiny: bool, seconds: float) -> None:
         send.send({"error": f"{type(error).__name__}: {error}".splitlines()[0]})
 
 
-def in_child(case: Case, tiny: bool, seconds: float, limit: float) -> dict[str, Any]:
-    """Measure a case in a process of its own, which inherits the imported libraries."""
+def start_method() -> str:
+    """Return "fork", which inherits the imported libraries, unless one of them has touched CUDA."""
     fork = multiprocessing.get_context("fork")
     receive, send = fork.Pipe(duplex=False)
-    process = fork.Process(target=_child, args=(send, case, tiny, seconds))
+    process = fork.Process(target=lambda: send.send(torch.cuda._is_in_bad_fork()))
+    process.start()
+    spoilt = receive.recv()
+    process.join()
+    return "spawn" if spoilt else "fork"
+
+
+def in_child(case: Case, tiny: bool, seconds: float, limit: float, method: str) -> dict[str, Any]:
+    """Measure a case in a process of its own."""
+    context = multiprocessing.get_context(method)
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(send, case, tiny, seconds))
     process.start()
     send.close()
     try:
@@ -240,19 +252,20 @@ def main() -> None:
         print("\n".join(case.name for case in wanted))
         return
     sys.path.insert(0, str(args.core or Path(__file__).resolve().parents[1]))
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # lets libraries ask for CUDA, and us fork
     import diffusers  # noqa: F401  imported once, inherited by every child
     import peft  # noqa: F401
 
     import shira_core.training  # noqa: F401
 
-    started = time.perf_counter()
+    started, method = time.perf_counter(), start_method()
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
     rows = results.setdefault("rows", {})
     for case in wanted:
         if case.name in rows or time.perf_counter() - started > args.budget:
             continue
         begun = time.perf_counter()
-        row = in_child(case, args.tiny, args.seconds, args.limit)
+        row = in_child(case, args.tiny, args.seconds, args.limit, method)
         rows[case.name] = {**row, "wall_s": round(time.perf_counter() - begun, 1)}
         print(case.name, json.dumps(rows[case.name]), flush=True)
         args.out.parent.mkdir(exist_ok=True)
