@@ -32,5 +32,5 @@ def _admit(given: HTTPBasicCredentials = Depends(_BASIC)) -> None:  # noqa: B008
     """Refuse who does not know one of the API's pairs of name and password."""
     said = f"{given.username}:{given.password}".encode()
     known = [pair.strip().encode() for pair in shared.cmd_opts.api_auth.split(",")]
-    if not any([secrets.compare_digest(said, pair) for pair in known]):
+    if not any(secrets.compare_digest(said, pair) for pair in known):
         raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})

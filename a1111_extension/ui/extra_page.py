@@ -18,7 +18,7 @@ from shira_core.atomic import atomic_write
 from shira_core.errors import ShiraError
 from shira_core.names import label
 
-from ..paths import LIBRARY, folders
+from ..paths import LIBRARY, find, folders
 from . import cards
 from .cards import Card
 
@@ -27,7 +27,7 @@ TITLE = "SHiRA"
 _MARKS = {"sd15": ("is_sd1", "SD1"), "sd2": ("is_sd2", "SD2"), "sdxl": ("is_sdxl", "SDXL")}
 
 
-class Page(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]
+class Page(ui_extra_networks.ExtraNetworksPage):
     """Cards of all files. The host puts names and paths into HTML as they are: we escape them."""
 
     def __init__(self) -> None:
@@ -43,18 +43,21 @@ class Page(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]
 
     def list_items(self) -> Iterator[dict[str, Any]]:
         for at, name in enumerate(LIBRARY.names()):
-            item = self.create_item(name, at)
+            item = self.create_item(name.removesuffix(".shira"), at)
             if item is not None:
                 yield item
 
     def create_item(
         self, name: str, index: int | None = None, enable_filter: bool = True
     ) -> dict[str, Any] | None:
-        """Return what the host draws a card from; None for files that have none here."""
+        """Return what the host draws a card from; None for files that have none here.
+
+        name: as in tags, the suffix may be left out.
+        """
         try:
-            card = cards.card(LIBRARY, name)
+            card = cards.card(LIBRARY, find(name))
         except ShiraError as error:
-            return self._broken(name, index, str(error)) if name.endswith(".shira") else None
+            return self._broken(name, index, str(error))
         if enable_filter and shared.opts.shira_hide_others and not _fits(card.architecture):
             return None
         item = self._item(name, index, card.path) | {
@@ -63,6 +66,7 @@ class Page(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]
             "metadata": dict(card.metadata),
             "sd_version_str": f"SdVersion.{_MARKS.get(card.architecture, ('', 'Unknown'))[1]}",
         }
+        item["preview"] = item["preview"] or cards.thumbnail(LIBRARY, card.name)
         item["search_terms"] += [html.escape(each) for each in (card.title, *card.words)]
         self.read_user_metadata(item)
         return item | _prompts(card, item["user_metadata"])
@@ -86,33 +90,28 @@ class Page(ui_extra_networks.ExtraNetworksPage):  # type: ignore[misc]
         return {
             "name": name,
             "filename": str(path),
-            "preview": self.find_preview(stem) or cards.thumbnail(LIBRARY, name),
+            "preview": self.find_preview(stem),
             "search_terms": [html.escape(self.search_terms_from_path(str(path)))],
             "local_preview": f"{stem}.preview.{shared.opts.samples_format}",
             "sort_keys": {"default": index, **self.get_sort_keys(str(path))},
         }
 
     def _broken(self, name: str, index: int | None, error: str) -> dict[str, Any] | None:
-        """Return a card that says what is wrong with a file, and adds nothing to a prompt."""
+        """Return a card that says what is wrong with a file, and adds nothing to a prompt.
+
+        A safetensors file that is no adapter has no card.
+        """
         try:
-            path = LIBRARY.resolve(name)
+            path = LIBRARY.resolve(find(name))
         except ShiraError:
             return None
-        return {
-            "name": name,
-            "filename": str(path),
-            "shorthash": "",
-            "preview": None,
-            "description": _shown(error),
-            "search_terms": [html.escape(name)],
-            "prompt": quote_js(""),
-            "local_preview": f"{_stem(path)}.preview.{shared.opts.samples_format}",
-            "sort_keys": {"default": index, **self.get_sort_keys(str(path))},
-            "user_metadata": {},
-        }
+        if path.suffix != ".shira":
+            return None
+        said = {"description": _shown(error), "shorthash": "", "prompt": quote_js("")}
+        return self._item(name, index, path) | said | {"user_metadata": {}}
 
 
-class Editor(UserMetadataEditor):  # type: ignore[misc]
+class Editor(UserMetadataEditor):
     """The host's editor of a card, with the text and alpha that a click on it adds."""
 
     def create_editor(self) -> None:
@@ -163,7 +162,7 @@ class Editor(UserMetadataEditor):  # type: ignore[misc]
 
 def _prompts(card: Card, noted: dict[str, Any]) -> dict[str, str]:
     """Return JavaScript for what a click adds to the prompts."""
-    start, end = cards.tag_of(card.name).rsplit(":", 1)
+    start = cards.tag_of(card.name).rpartition(":")[0]
     weight = _weight(noted)
     alpha = quote_js(f"{weight:g}") if weight else "opts.extra_networks_default_multiplier"
     prompt = f"{quote_js(start + ':')} + {alpha} + {quote_js('>')}"

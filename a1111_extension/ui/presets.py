@@ -1,7 +1,9 @@
-"""Stacks that a person has saved: one JSON file each, in the folder `presets` beside the adapters."""
+"""Stacks that a person has saved: JSON files in the folder `presets` beside the adapters."""
 
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
 
 from shira_core.atomic import atomic_write
@@ -10,6 +12,7 @@ from shira_core.errors import FileInvalid, InvalidValue, ShiraError
 from . import state
 
 FOLDER, SUFFIX = "presets", ".json"
+_NAME = re.compile(r'[^./\\:*?"<>|\x00-\x1f][^/\\:*?"<>|\x00-\x1f]{0,99}')
 MOST_BYTES = 1 << 20
 
 
@@ -27,7 +30,8 @@ def save(home: Path, name: str, rows: str) -> str:
     path = _path(home, name)
     if not state.tags(rows):
         raise InvalidValue(f"preset {path.stem!r:.80} would be empty: turn on a row and save again")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # writing says what is wrong
+        path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, overwrite=True) as temporary:
         temporary.write_text(rows, encoding="utf-8")
     return path.stem

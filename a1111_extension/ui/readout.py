@@ -89,15 +89,15 @@ def _pair(stack: Sequence[Entry], pair: pairs.Pair) -> str:
     names = " and ".join(pairs.title(stack[at]) for at in (pair.first, pair.second))
     advice = advice_on(pair.overlap)
     kind = "shira-many" if advice else "shira-few"
-    said = advice or "mix them freely"
+    said = advice or "mix freely"
     share = f"{pair.overlap:.0%}" if pair.overlap >= 0.005 else "almost none"
-    return f'<p class="{kind}">{_e(names)} share {share} of their entries: {_e(said)}</p>'
+    return f'<p class="{kind}">{_e(names)} have {share} of their entries in common: {_e(said)}</p>'
 
 
 def _more(lines: Sequence[str]) -> list[str]:
     if not lines:
         return []
-    title = f"{len(lines)} more pairs, with fewer entries in common"
+    title = f"{len(lines)} more pairs"
     return [f"<details><summary>{title}</summary>{''.join(lines)}</details>"]
 
 
