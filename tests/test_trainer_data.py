@@ -1,23 +1,22 @@
-"""Training pictures: captions, sizes, turned and transparent pictures, and every bad folder."""
+"""Which pictures are trained with which caption: layouts, texts, and every bad folder."""
 
+import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("PIL")
-from PIL import Image
+from picture_files import dataset, noise, picture
 
 from trainer_ui.engine import data
 from trainer_ui.engine.errors import DataInvalid
 
 
-def picture(path: Path, size: tuple[int, int] = (32, 32), color: object = "red") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, color).save(path)
-    return path
+def prompts(folder: Path, **settings: object) -> dict[str, str]:
+    return {each.name: each.prompts[0] for each in dataset(folder, **settings).examples}
 
 
+@pytest.mark.parametrize("kind", [".txt", ".caption"])
 @pytest.mark.parametrize(
     ("text", "trigger", "expected"),
     [
@@ -27,75 +26,91 @@ def picture(path: Path, size: tuple[int, int] = (32, 32), color: object = "red")
         (b"", "ink style", "ink style"),
         (b"\xef\xbb\xbfa cat\n on a mat\r\n", "", "a cat on a mat"),
         (None, "ink style", "ink style"),
-        (None, "", "my cat 2"),
         (b"pink styles", "ink style", "ink style, pink styles"),
     ],
 )
-def test_prompt(tmp_path: Path, text: bytes | None, trigger: str, expected: str) -> None:
+def test_prompt(tmp_path: Path, text: bytes | None, trigger: str, expected: str, kind: str) -> None:
     path = picture(tmp_path / "my_cat-2.png")
     if text is not None:
-        path.with_suffix(".txt").write_bytes(text)
-    assert [example.prompt for example in data.find(tmp_path, trigger)] == [expected]
+        path.with_suffix(kind).write_bytes(text)
+    assert prompts(tmp_path, trigger=trigger) == {"my_cat-2.png": expected}
 
 
 def test_all_kinds_are_found_in_order_and_others_ignored(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "c.webp", "d.bmp", "e.jpeg"):
+    for name in ("b.PNG", "a.jpg", "c.webp", "d.bmp", "e.jpeg", "a.mask.png"):
         picture(tmp_path / name)
     (tmp_path / ".hidden.png").write_bytes(b"")
     (tmp_path / "notes.md").write_bytes(b"")
-    names = [example.path.name for example in data.find(tmp_path)]
-    assert names == ["a.jpg", "b.PNG", "c.webp", "d.bmp", "e.jpeg"]
+    assert list(prompts(tmp_path)) == ["a.jpg", "b.PNG", "c.webp", "d.bmp", "e.jpeg"]
 
 
-def test_wide_pictures_are_cut_at_the_centre(tmp_path: Path) -> None:
-    image = Image.new("RGB", (96, 32), "black")
-    image.paste((255, 0, 0), (32, 0, 64, 32))
-    image.save(tmp_path / "a.png")
-    pixels, small = data.read(tmp_path / "a.png", 32)
-    assert pixels.shape == (3, 32, 32)
-    assert not small
-    assert pixels[0].min() == 1
-    assert pixels[1].max() == -1
+def test_folders_with_repeats(tmp_path: Path) -> None:
+    picture(tmp_path / "10_ink_style cat" / "a.png")
+    picture(tmp_path / "10_ink_style cat" / "b.png", text="a tabby")
+    picture(tmp_path / "2_" / "a.png", text="a dog")
+    picture(tmp_path / "0_off" / "a.png", text="never")
+    picture(tmp_path / "c.png", text="a house")
+    found = dataset(tmp_path, trigger="")
+    assert [(each.name, each.prompts, each.repeats) for each in found.examples] == [
+        ("c.png", ("a house",), 1),
+        ("10_ink_style cat/a.png", ("ink style cat",), 10),
+        ("10_ink_style cat/b.png", ("a tabby",), 10),
+        ("2_/a.png", ("a dog",), 2),
+    ]
+    assert found.notes == ("pictures in subfolders are not trained: 1 in 0_off",)
+    assert data.report(found).per_epoch == 23
 
 
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
-    image = Image.new("RGB", (32, 32), "black")
-    image.paste((255, 255, 255), (0, 0, 32, 16))  # white above
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
-    image.save(tmp_path / "a.png", exif=exif)
-    pixels, _ = data.read(tmp_path / "a.png", 32)
-    assert pixels[0, :, -1].min() == 1  # white at the right
-    assert pixels[0, :, 0].max() == -1
+def test_metadata_lists_pictures_and_texts(tmp_path: Path) -> None:
+    entries: list[dict[str, object]] = [
+        {"file_name": "b.png", "text": "a  cat"},
+        {"file_name": "sub/a.png", "caption": "a dog", "more": 1},
+        {"file_name": "c.png"},
+        {"file_name": "gone.png", "text": "a ghost"},
+    ]
+    for name in ("a.png", "b.png", "c.png", "sub/a.png"):
+        picture(tmp_path / name, text="from a file")
+    lines = "\n\n".join(json.dumps(entry) for entry in entries)
+    (tmp_path / "metadata.jsonl").write_text(lines + "\n", encoding="utf-8")
+    expected = {"b.png": "a cat", "sub/a.png": "a dog", "c.png": "from a file"}
+    assert prompts(tmp_path, trigger="") == expected
+    found = dataset(tmp_path)
+    assert [each.name for each in found.skipped] == ["gone.png"]
+    assert found.notes == ("1 pictures are not in metadata.jsonl, a.png for one",)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "I;16", "CMYK", "1"])
-def test_every_mode_becomes_rgb_on_white(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    if mode == "I;16":
-        Image.fromarray(np.full((32, 32), 65535, np.uint16)).save(path)
-    elif mode == "P":
-        Image.new("P", (32, 32), 0).save(path, transparency=0)
-    else:
-        clear = {"RGBA": (9, 9, 9, 0), "LA": (9, 0), "L": 255, "CMYK": (0, 0, 0, 0), "1": 1}
-        Image.new(mode, (32, 32), clear[mode]).save(path)
-    pixels, _ = data.read(path, 32)
-    assert pixels.min() > 0.98
-
-
-def test_small_pictures_are_told(tmp_path: Path) -> None:
-    assert data.read(picture(tmp_path / "a.png", (16, 64)), 32)[1]
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("{", "line 2: write"),
+        ("[]", "line 2: write"),
+        ('{"text": "a"}', "line 2: write"),
+        ('{"file_name": "a.png", "text": 3}', "line 2: write"),
+        ('{"file_name": "../a.png", "text": "a"}', "outside of its folder"),
+        ('{"file_name": "/a.png", "text": "a"}', "outside of its folder"),
+    ],
+)
+def test_bad_metadata(tmp_path: Path, line: str, part: str) -> None:
+    picture(tmp_path / "set" / "a.png")
+    good = '{"file_name": "a.png", "text": "a cat"}'
+    (tmp_path / "set" / "metadata.jsonl").write_text(f"{good}\n{line}\n", encoding="utf-8")
+    with pytest.raises(DataInvalid, match=part):
+        dataset(tmp_path / "set")
 
 
 def folder_above(root: Path) -> Path:
-    picture(root / "set" / "10_cat" / "a.png")
-    picture(root / "set" / "10_cat" / "b.png")
-    picture(root / "set" / "5_dog" / "a.png")
+    for name in ("cat/a.png", "cat/b.png", "dog/a.png"):
+        picture(root / "set" / name)
     return root / "set"
 
 
 def latin_caption(root: Path) -> Path:
     picture(root / "a.png").with_suffix(".txt").write_bytes("caf\xe9".encode("latin-1"))
+    return root
+
+
+def only_damaged(root: Path) -> Path:
+    (root / "a.png").write_bytes(b"no picture")
     return root
 
 
@@ -105,57 +120,75 @@ def latin_caption(root: Path) -> Path:
         (lambda root: root, ("no pictures in", ".png")),
         (lambda root: root / "none", ("does not exist",)),
         (lambda root: picture(root / "a.png"), ("is a file, not a folder",)),
-        (folder_above, ("no pictures directly in", "2 in", "10_cat", "--images")),
+        (folder_above, ("no pictures directly in", "2 in", "cat", "--images")),
         (latin_caption, ("a.txt", "not UTF-8", "save it again")),
+        (only_damaged, ("no picture of", "a.png: empty, or not a picture")),
     ],
 )
 def test_bad_folders(tmp_path: Path, make: object, parts: tuple[str, ...]) -> None:
     with pytest.raises(DataInvalid) as caught:
-        data.find(make(tmp_path))  # type: ignore[operator]
+        dataset(make(tmp_path))  # type: ignore[operator]
     for part in parts:
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "cut png", "cut jpg"])
-def test_bad_pictures_are_named(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / ("a.jpg" if kind == "cut jpg" else "a.png")
-    if kind.startswith("cut"):
-        noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-        Image.fromarray(noise).save(path)
-        path.write_bytes(path.read_bytes()[:1500])
-    else:
-        path.write_bytes(b"not a picture" if kind == "text" else b"")
-    with pytest.raises(DataInvalid, match=rf"{path.name}.*(replace or remove it)"):
-        data.read(path, 32)
+@pytest.mark.parametrize("text", [None, "", "  \n"])
+def test_neither_captions_nor_a_trigger(tmp_path: Path, text: str | None) -> None:
+    picture(tmp_path / "a.png", text=text)
+    with pytest.raises(DataInvalid, match=r"no trigger: give --trigger .* or write a\.txt"):
+        dataset(tmp_path, trigger="")
 
 
-def test_the_digest_sees_pixels_and_captions(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.png")
-    first = data.digest(data.find(tmp_path))
-    path.with_suffix(".txt").write_text("new")
-    second = data.digest(data.find(tmp_path))
-    picture(path, color="blue")
-    third = data.digest(data.find(tmp_path))
-    assert len({first, second, third}) == 3
-
-
-def test_what_is_not_trained_is_told(tmp_path: Path) -> None:
-    for name in ("a.png", "b.png", "more/c.png"):
-        picture(tmp_path / name)
-    (tmp_path / "a.txt").write_text("a cat")
-    (tmp_path / "d.txt").write_text("a dog")
-    (tmp_path / "e.gif").write_bytes(b"")
-    lines = data.notes(tmp_path, data.find(tmp_path))
-    expected = (
-        "1 of 2 pictures have no .txt, b.png for one",
-        "1 .txt files have no picture of their name, d.txt for one",
-        "pictures in subfolders are not trained: 1 in more",
-        "1 pictures are not trained, save them as PNG: e.gif for one",
+def test_class_images_keep_their_own_words(tmp_path: Path) -> None:
+    picture(tmp_path / "dog" / "a.png", text="in the snow")
+    picture(tmp_path / "class" / "a.png", text="a puppy")
+    picture(tmp_path / "class" / "b.png", color="blue")
+    found = dataset(
+        tmp_path / "dog",
+        trigger="sks dog",
+        class_images=tmp_path / "class",
+        class_prompt="a photo of a dog",
     )
-    assert tuple(lines) == expected
+    assert [(each.prompts[0], each.is_class) for each in found.examples] == [
+        ("sks dog, in the snow", False),
+        ("a puppy", True),
+        ("a photo of a dog", True),
+    ]
+    assert found.prompts == ["sks dog, in the snow"]
+    report = data.report(found)
+    assert (report.pictures, report.class_pictures, report.prompts) == (1, 2, 1)
 
 
-def test_a_tidy_folder_needs_no_notes(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
-    assert data.notes(tmp_path, data.find(tmp_path)) == []
+def test_class_images_need_a_prompt(tmp_path: Path) -> None:
+    picture(tmp_path / "dog" / "a.png")
+    picture(tmp_path / "class" / "a.png")
+    with pytest.raises(DataInvalid, match=r"a\.png has no caption: give --class-prompt"):
+        dataset(tmp_path / "dog", class_images=tmp_path / "class")
+    with pytest.raises(DataInvalid, match=r"class_images: .* does not exist"):
+        dataset(tmp_path / "dog", class_images=tmp_path / "none", class_prompt="a dog")
+
+
+def changes(root: Path) -> dict[str, dict[str, object]]:
+    """Return settings, each with one thing that training would notice."""
+    noise(root / "set" / "a.mask.png", seed=1)
+    return {"": {}, "trigger": {"trigger": "oil"}, "mask": {"masked_loss": True}}
+
+
+def test_the_digest_sees_all_that_is_trained(tmp_path: Path) -> None:
+    path = picture(tmp_path / "set" / "a.png")
+    every = changes(tmp_path)
+    digests = [data.digest(dataset(tmp_path / "set", **more)) for more in every.values()]
+    noise(tmp_path / "set" / "a.mask.png", seed=2)
+    digests.append(data.digest(dataset(tmp_path / "set", masked_loss=True)))
+    path.with_suffix(".txt").write_text("new")
+    digests.append(data.digest(dataset(tmp_path / "set")))
+    picture(path, color="blue")
+    digests.append(data.digest(dataset(tmp_path / "set")))
+    (tmp_path / "set" / "3_x").mkdir()
+    path.rename(tmp_path / "set" / "3_x" / "a.png")
+    path.with_suffix(".txt").rename(tmp_path / "set" / "3_x" / "a.txt")
+    digests.append(data.digest(dataset(tmp_path / "set")))
+    assert len(set(digests)) == len(digests) == 7
+    (tmp_path / "set").rename(tmp_path / "moved")
+    assert data.digest(dataset(tmp_path / "moved")) == digests[-1]

@@ -19,18 +19,18 @@ class Report:
     """A data set in numbers and names.
 
     pictures, class_pictures: files to learn and to keep. per_epoch: views of the former with their
-    repeats. captioned: those with a text of their own. variants: different prompts. masked: with a
-    mask. buckets: size and pictures of each, the largest first. tags: with their counts, the most
-    frequent first. duplicates: names of files that hold the same bytes. enlarged: names of pictures
-    that are smaller than their bucket. longest: the caption with the most words.
+    repeats. bare: names of those without a text. prompts: number of different ones. masked: number
+    with a mask. buckets and tags: with the pictures of each, the most frequent first. duplicates:
+    names of files that hold the same bytes. enlarged: names of pictures that are smaller than their
+    bucket. longest: the caption with the most words.
     """
 
     resolution: int
     pictures: int
     class_pictures: int
     per_epoch: int
-    captioned: int
-    variants: int
+    bare: tuple[str, ...]
+    prompts: int
     masked: int
     buckets: tuple[tuple[Size, int], ...]
     tags: tuple[tuple[str, int], ...]
@@ -43,11 +43,14 @@ class Report:
     @property
     def problems(self) -> tuple[str, ...]:
         """A line for each kind of problem, none when all is well."""
-        bare, lines = self.pictures - self.captioned, list(self.notes)
+        lines = list(self.notes)
         if self.skipped:
             lines.append(summary(self.skipped))
-        if self.captioned and bare:
-            lines.append(f"{bare} of {self.pictures} pictures have no caption")
+        if 0 < len(self.bare) < self.pictures:
+            lines.append(
+                f"{len(self.bare)} of {self.pictures} pictures have no caption, "
+                f"{self.bare[0]} for one"
+            )
         if self.duplicates:
             same = " = ".join(self.duplicates[0])
             lines.append(f"{len(self.duplicates)} pictures are there more than once: {same}")
@@ -68,7 +71,10 @@ class Report:
         rows = [
             ("pictures", f"{self.pictures}, {self.per_epoch} per epoch with repeats"),
             ("class images", str(self.class_pictures) if self.class_pictures else ""),
-            ("captions", f"{self.captioned} of {self.pictures}, {self.variants} prompts"),
+            (
+                "captions",
+                f"{self.pictures - len(self.bare)} of {self.pictures}, {self.prompts} prompts",
+            ),
             ("longest", self.longest),
             ("masks", str(self.masked) if self.masked else ""),
             ("tags", _shown(f"{tag} {count}" for tag, count in self.tags)),
@@ -88,8 +94,8 @@ def report(dataset: Dataset) -> Report:
         pictures=len(learned),
         class_pictures=len(dataset.examples) - len(learned),
         per_epoch=sum(example.repeats for example in learned),
-        captioned=len(texts),
-        variants=len({prompt for example in learned for prompt in example.prompts}),
+        bare=tuple(example.name for example in learned if not example.caption),
+        prompts=len({prompt for example in learned for prompt in example.prompts}),
         masked=sum(example.mask is not None for example in learned),
         buckets=tuple(sizes.most_common()),
         tags=tuple(tags.most_common()),
