@@ -1,4 +1,4 @@
-"""Makes the stubs of the WebUI importable as `modules`, for tests of `a1111_extension` in CI."""
+"""The stubs of the WebUI, importable as `modules`, for tests of `a1111_extension` in CI."""
 
 from __future__ import annotations
 
@@ -9,3 +9,14 @@ STUBS = str(Path(__file__).parent / "stubs" / "webui_api_stubs")
 
 if STUBS not in sys.path:
     sys.path.append(STUBS)
+
+import networks  # noqa: E402 - the path is needed first
+from modules import (  # noqa: E402
+    extra_networks,
+    processing,
+    script_callbacks,
+    sd_models,
+    shared,
+)
+
+__all__ = ["extra_networks", "networks", "processing", "script_callbacks", "sd_models", "shared"]
