@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import report_hosts as hosts
 from common import DOCS, RESULTS, read_results
 
 Rows = list[list[str]]
@@ -76,6 +77,8 @@ def goals() -> str:
     if info := results_of("info"):
         size = info["bytes"] / 1e6
         at_most(f"`shira info` on a {size:.0f} MB file", 300, info["info_ms"], "ms")
+    if comfyui := results_of("comfyui"):
+        rows += hosts.comfyui_goals(comfyui)
     return "## Goals\n\n" + table(["figure", "goal", "measured", ""], rows)
 
 
@@ -257,6 +260,7 @@ SECTIONS = {
     "info": info,
     "compare_speed": comparing,
     "training_memory": training,
+    "comfyui": hosts.comfyui,
 }
 
 

@@ -15,9 +15,11 @@ LIBRARY = Library(lambda: [Path(each) for each in folder_paths.get_folder_paths(
 
 def register() -> None:
     """Tell ComfyUI of models/shira; folders from extra_model_paths.yaml stay."""
-    folder_paths.folder_names_and_paths.setdefault(FOLDER, ([], set()))[1].update(SUFFIXES)
-    home = Path(folder_paths.models_dir) / FOLDER
-    folder_paths.add_model_folder_path(FOLDER, str(home))
+    known, home = folder_paths.folder_names_and_paths, Path(folder_paths.models_dir) / FOLDER
+    places = list(known[FOLDER][0]) if FOLDER in known else []
+    if str(home) not in map(str, places):
+        places.append(str(home))
+    known[FOLDER] = (places, set(SUFFIXES))  # a dict, or what some hosts have in its place
     with contextlib.suppress(OSError):  # a read-only installation lists what is there
         home.mkdir(parents=True, exist_ok=True)
 

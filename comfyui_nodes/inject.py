@@ -95,11 +95,17 @@ def why_patches(patcher: Any) -> str:
         return "hooks change weights during the run"
     state = comfy.model_management.vram_state
     little = (comfy.model_management.VRAMState.LOW_VRAM, comfy.model_management.VRAMState.NO_VRAM)
-    if patcher.model.model_lowvram or state in little:
+    if _in_part(patcher) or state in little:
         return "memory is low, and the model is not loaded as a whole"
     if any(alone(patcher.patches[key]) is None for key in ours(patcher.patches)):
         return "a LoRA or another adapter changes the same weights"
     return _unfit(patcher, ours(patcher.patches))
+
+
+def _in_part(patcher: Any) -> bool:
+    """Tell whether a model is loaded in part; hosts note it at the model or at the patcher."""
+    places = (patcher.model, getattr(patcher, "_memory_measurements", None))
+    return any(getattr(place, "model_lowvram", False) for place in places)
 
 
 def _unfit(patcher: Any, keys: Any) -> str:

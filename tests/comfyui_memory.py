@@ -46,7 +46,7 @@ def on_a_real_host(s: Setting) -> Facts:
     comfy.model_management.unload_all_models()
     low.partially_load(cpu, extra_memory=LOW)
     facts: Facts = {
-        "loaded in part": low.model.lowvram_patch_counter > 0,
+        "loaded in part": low.lowvram_patch_counter() > 0,
         "the reason is told": "memory is low" in s.way("first.shira", 0.8),
     }
     x, context = torch.randn(1, 4, 8, 8), torch.randn(1, 77, 48)
@@ -65,7 +65,7 @@ def on_a_real_host(s: Setting) -> Facts:
     both = s.host.draw(s.load(s.model, "second.shira", 0.5), hooks=group)
     facts["hooks on a stack"] = near(both, s.dense((s.first, 0.8), (s.second, 0.5)))
     facts["clean after hooks"] = s.clean()
-    encoder = comfy.sdxl_clip.SDXLClipModel(device="meta", dtype=torch.float32)
+    encoder = comfy.sdxl_clip.SDXLClipModel("meta", torch.float32, model_options={})
     small = s.host.model(torch.float8_e4m3fn)
     plain, worn = s.host.draw(small), s.load(small, "first.shira", 2.0)
     facts["fp8 is patched"] = "float8" in s.way("first.shira", 2.0, small)

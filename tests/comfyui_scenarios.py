@@ -258,7 +258,7 @@ ONLY_REAL = (on_a_real_host,)
 
 def main(where: str, checkout: str, folder: str) -> None:
     sys.path.insert(0, where)
-    sys.argv = ["main.py", "--cpu"]
+    sys.argv = ["main.py", *([] if torch.cuda.is_available() else ["--cpu"])]
     host: Any = StubHost()
     scenarios = SCENARIOS
     if (Path(where) / "main.py").exists():
@@ -272,7 +272,8 @@ def main(where: str, checkout: str, folder: str) -> None:
     home = Path(folder) / "models" / "shira"
     home.mkdir(parents=True)
     folder_paths.models_dir = str(home.parent)
-    folder_paths.folder_names_and_paths.setdefault("checkpoints", ([], set()))
+    if "checkpoints" not in folder_paths.folder_names_and_paths:
+        folder_paths.folder_names_and_paths["checkpoints"] = ([], set())
     with torch.inference_mode():
         setting = Setting(host, load_pack(checkout), home)
         facts = {scenario.__name__: scenario(setting) for scenario in scenarios}

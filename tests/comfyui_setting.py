@@ -66,7 +66,7 @@ class StubHost:
 
 class RealHost:
     def model(self, dtype: torch.dtype = torch.float32) -> Any:
-        from comfy import model_patcher, supported_models
+        from comfy import model_management, model_patcher, supported_models
 
         shape = {"model_channels": 32, "context_dim": 48, "in_channels": 4, "out_channels": 4}
         depth = {"transformer_depth": [1, 1], "transformer_depth_output": [1] * 4}
@@ -83,7 +83,7 @@ class RealHost:
             value = torch.randn(parameter.shape, generator=generator) * scale + shift
             parameter.copy_(value.to(dtype))
         cpu = torch.device("cpu")
-        return model_patcher.ModelPatcher(model, cpu, cpu)
+        return model_patcher.ModelPatcher(model, model_management.get_torch_device(), cpu)
 
     def draw(
         self, patcher: Any, watch: Callable[[], None] | None = None, hooks: Any = None
@@ -185,6 +185,7 @@ def digest(module: nn.Module) -> str:
     for _, tensor in sorted(module.state_dict().items()):
         found.update(
             tensor.detach()
+            .cpu()
             .reshape(-1)
             .clone(memory_format=torch.contiguous_format)
             .view(torch.uint8)

@@ -30,7 +30,7 @@ FIELDS = {
     "mask": "rand",
     "density": 0.1,
     "seed": 0,
-    "triggers": ("ink", "墨 style"),
+    "triggers": ("ink", "\u58a8 style"),
     "title": "Tüsche",
     "author": "me",
     "description": "first line\nsecond \x1b[31mred",
@@ -78,7 +78,7 @@ def test_info_shows_everything(capsys, style):
         "base": "my base",
         "base SHA-256": "ab" * 32,
         "prediction": "epsilon",
-        "trigger words": "ink, 墨 style",
+        "trigger words": "ink, \u58a8 style",
         "mask": "rand",
         "seed": "0",
         "density": "10.000% asked for, 10.00% of the changed weights",
@@ -151,7 +151,7 @@ def test_output_fits_any_terminal(style, encoding):
         "info", style, env=os.environ | {"PYTHONIOENCODING": encoding}, encoding=encoding
     )
     assert (done.returncode, done.stderr) == (0, "")
-    wanted = "墨" if encoding == "utf-8" else "\\u58a8"
+    wanted = "\u58a8" if encoding == "utf-8" else "\\u58a8"
     assert f"ink, {wanted} style" in done.stdout
 
 

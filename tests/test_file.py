@@ -141,14 +141,14 @@ def test_a_weight_without_entries_is_left_out(tmp_path):
 # ---- the header ----
 FULL = {
     "architecture": "sdxl",
-    "base": "Modell äöü 模型",
+    "base": "Modell äöü \u6a21\u578b",
     "base_sha256": "ab" * 32,
     "prediction_type": "v_prediction",
     "mask": "wm",
     "density": 0.02,
     "seed": -5,
-    "triggers": ("tinte 墨", 'ink, "style"'),
-    "title": "Tüsche\n🖋",
+    "triggers": ("tinte \u58a8", 'ink, "style"'),
+    "title": "Tüsche\n\U0001f58b",
     "author": "\u05d0",
     "description": "line\nbreak \\ \t tab \x7f \u2028",
     "license": "CC-BY-4.0",
@@ -180,7 +180,7 @@ def test_what_other_programs_read(tmp_path):
     assert found["modelspec.architecture"] == "stable-diffusion-xl-v1-base/shira"
     assert found["modelspec.title"] == FULL["title"]
     assert found["modelspec.prediction_type"] == "v"
-    assert found["modelspec.trigger_phrase"] == 'tinte 墨, ink, "style"'
+    assert found["modelspec.trigger_phrase"] == 'tinte \u58a8, ink, "style"'
     assert found["ss_base_model_version"] == "sdxl_base_v1-0"
     assert found["format"] == "pt"
     assert FULL["extra"].items() <= found.items()

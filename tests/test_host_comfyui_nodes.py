@@ -18,12 +18,14 @@ import pytest
 import torch
 from full_size import VISIBLE, FullSize, check_same, difference
 from hosts import HostFailed, Server
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from test_comfyui_nodes import FLAGS, STUBS, check_files, check_flags, facts_of
 from test_host_comfyui import picture, run, workflow
 
 pytestmark = hosts.needs("COMFYUI_DIR")
 ADAPTER, OTHER, LORA = "wide.shira", "half.shira", "lora.safetensors"
+PREVIEW = b"\x89PNG, as far as a server knows"
+IN_PLACE = "SHiRA: applied in place"
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 Graph = dict[str, Any]
 
@@ -121,6 +123,7 @@ def write_adapters(folder: Path, full_size: FullSize) -> None:
     import shira_core as shira
 
     (folder / ADAPTER).write_bytes(full_size.wide.read_bytes())
+    (folder / ADAPTER).with_suffix(".preview.png").write_bytes(PREVIEW)
     adapter = shira.load(full_size.wide)
     shira.mix([(adapter, -0.5)]).save(folder / OTHER)
     (folder / "cut.shira").write_bytes(full_size.wide.read_bytes()[:-1000])
@@ -232,6 +235,39 @@ def test_after_freeing_all_it_draws_the_same(comfyui: Server) -> None:
     assert np.array_equal(drawn(comfyui, graph), before)
 
 
+def test_a_cancelled_run_leaves_nothing_and_the_queue_goes_on(comfyui: Server) -> None:
+    digest = run(comfyui, probed(workflow("plain.safetensors")))["digest"]["digest"]
+    long, told = adapted(0.8), comfyui.log().count(IN_PLACE)
+    long["latent"]["inputs"]["steps"] = 500
+    number = comfyui.ask("/prompt", {"prompt": long})["prompt_id"]
+
+    def sampling() -> bool | None:
+        return comfyui.log().count(IN_PLACE) > told or None
+
+    comfyui.wait(sampling, hosts.DRAW_SECONDS, "sampling")
+    comfyui.fetch("/interrupt", {})
+
+    def ended() -> Any:
+        return comfyui.ask(f"/history/{number}").get(number)
+
+    status = comfyui.wait(ended, hosts.DRAW_SECONDS, "end")["status"]
+    assert "execution_interrupted" in [name for name, _ in status["messages"]]
+    assert run(comfyui, probed(workflow("plain.safetensors")))["digest"]["digest"] == digest
+
+
+def test_bake_writes_what_the_command_writes(comfyui: Server, full_size: FullSize) -> None:
+    rows = json.dumps([{"name": ADAPTER}])
+    graph = {"stack": node("SHiRAStack", rows=rows, mode="sum")}
+    where = {"checkpoint": full_size.plain.name, "filename_prefix": "checkpoints/baked"}
+    graph["baked"] = node("SHiRABake", stack=["stack", 2], **where)
+    said = run(comfyui, graph)["baked"]["text"][0]
+    path = Path(said.removeprefix("wrote "))
+    baked, wanted = (load_file(each) for each in (path, full_size.styled))
+    path.unlink()
+    assert baked.keys() == wanted.keys()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in baked.items())
+
+
 @pytest.mark.parametrize("name", ["../secret.shira", "/etc/passwd", "none.shira", "cut.shira"])
 def test_a_bad_file_is_refused_at_the_node(comfyui: Server, name: str) -> None:
     said = json.loads(refused(comfyui, adapted(name=name)))
@@ -255,6 +291,7 @@ def test_the_routes_tell_of_adapters_only(comfyui: Server) -> None:
     assert found[ADAPTER]["architecture"] == "SD1.5"
     assert "error" in found["cut.shira"]
     assert comfyui.ask(f"/shira/info?name={ADAPTER}")["entries"] > 0
+    assert comfyui.fetch(f"/shira/preview?name={ADAPTER}") == PREVIEW
     for name in ("../secret.shira", "/etc/passwd", "", "none.shira"):
         for route in ("info", "preview"):
             with pytest.raises(HostFailed, match="HTTP Error 400"):

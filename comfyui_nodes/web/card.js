@@ -42,7 +42,7 @@ function preview(name) {
 /** A button with the trigger words, which copies them. */
 function trigger(words) {
   const copy = button(words, say("copyTrigger"), async () => {
-    await copyText(words);
+    await copyText(words, copy.parentElement);
     copy.textContent = say("copied");
     setTimeout(() => (copy.textContent = words), 1000);
   });

@@ -13,16 +13,17 @@ export function button(text, name, onclick) {
 }
 
 /** Load our style sheet, which lies beside this module. */
-export function addStyles() {
-  const href = new URL("./shira.css", import.meta.url).href;
-  document.head.append(make("link", { rel: "stylesheet", href }));
+export async function addStyles() {
+  const sheet = new CSSStyleSheet();
+  document.adoptedStyleSheets.push(sheet);
+  await sheet.replace(await (await fetch(new URL("./shira.css", import.meta.url))).text());
 }
 
-/** Copy text; an insecure page (plain http in a local network) has no clipboard of its own. */
-export async function copyText(text) {
+/** Copy text; an insecure page (plain http in a local network) copies from a field in `place`. */
+export async function copyText(text, place) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const field = make("textarea", { value: text });
-  document.body.append(field);
+  place.append(field);
   field.select();
   document.execCommand("copy");
   field.remove();
