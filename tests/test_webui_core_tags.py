@@ -50,7 +50,7 @@ READ = (
     ("<shira:style:1:start=0.2:stop=0.9>", Tag(Row("style"), 0.2, 0.9)),
     ("<shira:a%3Ab:1>", Tag(Row("a:b"))),
     ("<shira:100%:1>", Tag(Row("100%"))),
-    ("<shira:Größe/猫:1e-1>", Tag(Row("Größe/猫", alpha=0.1))),
+    ("<shira:Größe/\u732b:1e-1>", Tag(Row("Größe/\u732b", alpha=0.1))),
 )
 REFUSED = (
     "<shira: >",
