@@ -123,11 +123,12 @@ class Server:
 
 @contextmanager
 def serving(
-    checkout: Checkout, arguments: Sequence[str], log: Path, ready: str
+    checkout: Checkout, arguments: Sequence[str], log: Path, ready: str, said: str = ""
 ) -> Iterator[Server]:
     """Start a host on a free port, wait until it answers at the path `ready`, end it at the end.
 
     arguments: what Python runs in the checkout's folder; `--port N` is added.
+    said: what the log says before anything is asked; a WebUI with a page fails when it is earlier.
     """
     port = free_port()
     command = [str(checkout.python), *arguments, "--port", str(port)]
@@ -138,6 +139,7 @@ def serving(
         )
     try:
         server = Server(process, port, log)
+        server.wait(lambda: said in server.log() or None, START_SECONDS, f"log that says {said}")
         server.wait(lambda: _answers(server, ready), START_SECONDS, f"answer at {ready}")
         yield server
     finally:

@@ -32,11 +32,6 @@ class Card:
     words: tuple[str, ...]
     metadata: Mapping[str, Any]
 
-    @property
-    def shorthash(self) -> str:
-        """The start of the hash of its data, as the file states it."""
-        return str(self.metadata.get("sshs_model_hash", ""))[:SHORT]
-
 
 def card(library: Library, name: str) -> Card:
     """Return what is known of a file; raises FileInvalid."""

@@ -61,7 +61,6 @@ class Page(ui_extra_networks.ExtraNetworksPage):
         if enable_filter and shared.opts.shira_hide_others and not _fits(card.architecture):
             return None
         item = self._item(name, index, card.path) | {
-            "shorthash": card.shorthash,
             "description": self.find_description(_stem(card.path)) or _shown(_description(card)),
             "metadata": dict(card.metadata),
             "sd_version_str": f"SdVersion.{_MARKS.get(card.architecture, ('', 'Unknown'))[1]}",
@@ -90,6 +89,7 @@ class Page(ui_extra_networks.ExtraNetworksPage):
         return {
             "name": name,
             "filename": str(path),
+            "shorthash": "",  # of a large file it takes a second: the editor shows it
             "preview": self.find_preview(stem),
             "search_terms": [html.escape(self.search_terms_from_path(str(path)))],
             "local_preview": f"{stem}.preview.{shared.opts.samples_format}",
@@ -107,7 +107,7 @@ class Page(ui_extra_networks.ExtraNetworksPage):
             return None
         if path.suffix != ".shira":
             return None
-        said = {"description": _shown(error), "shorthash": "", "prompt": quote_js("")}
+        said = {"description": _shown(error), "prompt": quote_js("")}
         return self._item(name, index, path) | said | {"user_metadata": {}}
 
 
@@ -139,7 +139,8 @@ class Editor(UserMetadataEditor):
         return (*values, text, _weight(noted), negative)
 
     def get_metadata_table(self, name: str) -> list[tuple[str, str]]:
-        return [(key, html.escape(str(value))) for key, value in super().get_metadata_table(name)]
+        rows = [*super().get_metadata_table(name), ("SHA-256: ", _digest(name))]
+        return [(key, html.escape(str(value))) for key, value in rows if value]
 
     def save(
         self, name: str, description: str, notes: str, text: str, alpha: float, negative: str
@@ -196,6 +197,13 @@ def _fits(architecture: str) -> bool:
     model = sd_models.model_data.sd_model  # shared.sd_model would load one
     known = {name: getattr(model, mark, False) for name, (mark, _) in _MARKS.items()}
     return architecture not in known or known[architecture] or not any(known.values())
+
+
+def _digest(name: str) -> str:
+    try:
+        return LIBRARY.load(find(name)).digest[: cards.SHORT]
+    except ShiraError:
+        return ""
 
 
 def _stem(path: Path) -> str:

@@ -58,7 +58,9 @@ def parse(text: str) -> list[Tag]:
 def _as_text(value: object) -> str:
     if value is None or isinstance(value, str):
         return value or ""
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+    if not isinstance(value, list):
+        raise InvalidValue(f"rows {value!r:.80} are no list: [{{'name': 'riso', 'alpha': 0.8}}]")
+    if all(isinstance(each, str) for each in value):
         return "\n".join(value)
     return json.dumps(value)
 
