@@ -96,13 +96,13 @@ class Base:
         return self.unet(latents, times, texts.embeddings.to(latents.dtype), **more).sample
 
 
-def open_base(path: Path, dtype: torch.dtype = torch.float32) -> Base:
-    """Open a base; raises BaseInvalid when it is missing, a pickle or another architecture.
+def peek(path: Path) -> str:
+    """Return a base's architecture, "sdxl" or SD1.5's, without opening its weights.
 
-    dtype: that UNet and text encoders are held in; the VAE is always in float32.
+    Raises BaseInvalid when it is missing, a pickle or another architecture.
     """
     if path.is_dir():
-        return _open_folder(path, dtype)
+        return "sdxl" if folder.check(path) else "sd15"
     if not path.is_file():
         raise BaseInvalid(f"base: {path} does not exist: give a .safetensors file or a folder")
     if path.suffix.lower() in PICKLES:
@@ -110,12 +110,22 @@ def open_base(path: Path, dtype: torch.dtype = torch.float32) -> Base:
             f"base {path} is a pickle, which can run any program when it is opened: "
             "use the .safetensors version of the model"
         )
-    return _open_file(path, dtype)
+    checkpoint = single_file.Checkpoint(path)
+    _check_architecture(checkpoint)
+    return checkpoint.architecture
+
+
+def open_base(path: Path, dtype: torch.dtype = torch.float32) -> Base:
+    """Open a base; raises BaseInvalid as `peek`, and when a part of it cannot be read.
+
+    dtype: that UNet and text encoders are held in; the VAE is always in float32.
+    """
+    large = peek(path) == "sdxl"
+    return _open_folder(path, dtype, large) if path.is_dir() else _open_file(path, dtype)
 
 
 def _open_file(path: Path, dtype: torch.dtype) -> Base:
     checkpoint = single_file.Checkpoint(path)
-    _check_architecture(checkpoint)
     return Base(
         text_encoders=_text_encoders(checkpoint, dtype),
         unet=single_file.unet(checkpoint, dtype).eval(),
@@ -186,10 +196,9 @@ def _something_else(shapes: Mapping[str, Shape]) -> str:
     return "no Stable Diffusion checkpoint"
 
 
-def _open_folder(path: Path, dtype: torch.dtype) -> Base:
+def _open_folder(path: Path, dtype: torch.dtype, large: bool) -> Base:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    large = folder.check(path)
     return Base(
         text_encoders=folder.text_encoders(path, dtype, large),
         unet=folder.part(path / "unet", UNet2DConditionModel, dtype),

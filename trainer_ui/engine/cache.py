@@ -29,6 +29,7 @@ class Batch:
         of the cut, the trained height and width.
     weights: float32 (b,), the weight of each picture's loss.
     mask: float32 (b, 1, h, w) in 0..1, the weight of each latent's loss, or None.
+    names: the pictures' files, to name them in an error.
     """
 
     latents: Tensor
@@ -37,6 +38,7 @@ class Batch:
     sizes: Tensor
     weights: Tensor
     mask: Tensor | None
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Cache:
             sizes=torch.tensor([self._sizes(view) for view in views], dtype=torch.float32),
             weights=torch.tensor([self.class_weight if each else 1.0 for each in classes]),
             mask=_masks(records),
+            names=tuple(self.examples[view.example].path.name for view in views),
         )
 
     def _latents(self, view: View) -> Record:

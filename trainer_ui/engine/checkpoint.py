@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -23,7 +22,7 @@ from shira_core.errors import FileInvalid
 from .errors import ConfigInvalid
 
 NAME = "checkpoint.safetensors"
-KEY = "shira.checkpoint"
+KEY, TREE, TENSOR = "shira.checkpoint", "shira.state", "tensor"
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,16 @@ class Progress:
     settings: Mapping[str, Any]
 
 
-def save(folder: Path, progress: Progress, run: Mapping[str, Tensor], optimizer: Any) -> None:
-    """Write the checkpoint; on failure the one before stays."""
-    tensors = {f"run.{name}": tensor for name, tensor in run.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def save(folder: Path, progress: Progress, state: Mapping[str, Any]) -> None:
+    """Write the checkpoint; on failure the one before stays.
+
+    state: nested dicts and lists of tensors and JSON values.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _taken_apart(state, "state", tensors)
+    metadata = {KEY: json.dumps(asdict(progress)), TREE: json.dumps(tree)}
     with atomic_write(folder / NAME, overwrite=True) as target:
-        Path(target).write_bytes(to_bytes(tensors, {KEY: json.dumps(asdict(progress))}))
+        Path(target).write_bytes(to_bytes(tensors, metadata))
 
 
 def exists(folder: Path) -> bool:
@@ -51,13 +51,15 @@ def exists(folder: Path) -> bool:
     return (folder / NAME).is_file()
 
 
-def load(folder: Path) -> tuple[Progress, dict[str, Tensor]]:
-    """Return the progress and all tensors; raises FileInvalid when the file is damaged."""
+def load(folder: Path) -> tuple[Progress, Any]:
+    """Return the progress and the state; raises FileInvalid when the file is damaged."""
     path = folder / NAME
     try:
         with safe_open(path, framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()[KEY]))
-            return progress, {name: file.get_tensor(name) for name in list(file.keys())}
+            metadata = file.metadata()
+            progress = Progress(**json.loads(metadata[KEY]))
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            return progress, _put_together(json.loads(metadata[TREE]), tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise FileInvalid(
             f"checkpoint {path} cannot be read ({error}): start anew with --overwrite"
@@ -75,19 +77,28 @@ def check(progress: Progress, settings: Mapping[str, Any]) -> None:
             raise ConfigInvalid(f"cannot resume: {what}, or start anew with --overwrite")
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimizer of the same parameters the saved moments back."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind == "optimizer":
-            index, field = rest.split(".", 1)
-            state.setdefault(int(index), {})[field] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Return `value` as JSON can hold it; its tensors are put into `tensors`, named by place.
+
+    Dicts become lists of pairs, since JSON would turn the numbers that are keys into text.
+    """
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().clone().contiguous()
+        return {TENSOR: name}
+    if isinstance(value, Mapping):
+        pairs = [[key, _taken_apart(each, f"{name}.{key}", tensors)] for key, each in value.items()]
+        return {"pairs": pairs}
+    if isinstance(value, (list, tuple)):
+        return [_taken_apart(each, f"{name}.{n}", tensors) for n, each in enumerate(value)]
+    return value
 
 
-def run_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the part of the tensors that belongs to the fine-tuning run."""
-    prefix = "run."
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+def _put_together(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Undo `_taken_apart`; tuples come back as lists."""
+    if isinstance(value, list):
+        return [_put_together(each, tensors) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if TENSOR in value:
+        return tensors[value[TENSOR]]
+    return {key: _put_together(each, tensors) for key, each in value["pairs"]}

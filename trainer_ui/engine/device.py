@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .config import Config
 from .errors import ConfigInvalid
 
 BFLOAT16_SINCE = (8, 0)  # compute capability: Ampere
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose(config: Config) -> torch.device:
@@ -29,13 +32,45 @@ def choose(config: Config) -> torch.device:
     return device
 
 
-def autocast(config: Config, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context of the forward pass: bfloat16 on CUDA that has it, else float32.
+@dataclass(frozen=True)
+class Arithmetic:
+    """The dtypes of a run. held: of the base's weights. computed: of its products."""
 
-    torch emulates bfloat16 on older GPUs, slowly, and CPUs are slower with it than without
-    (measured 1.4 times on one with AVX-512 bf16); both are left at float32.
+    held: torch.dtype
+    computed: torch.dtype
+
+    def inputs(self, tensor: Tensor) -> Tensor:
+        """Return a tensor as the modules want it."""
+        return tensor.to(self.held)
+
+    def context(self, device: torch.device) -> AbstractContextManager[object]:
+        """Return the context of a forward pass: autocast where weights are held wider."""
+        if self.held == self.computed:
+            return nullcontext()
+        return torch.autocast(device.type, self.computed)
+
+
+def arithmetic(config: Config, device: torch.device, architecture: str) -> Arithmetic:
+    """Return the dtypes of the settings; raises ConfigInvalid when they contradict each other."""
+    computed = _computed(config, device)
+    if config.weights == "auto":
+        narrow = architecture == "sdxl" and device.type != "cpu"
+        return Arithmetic(computed if narrow else torch.float32, computed)
+    held = DTYPES[config.weights]
+    if held not in (torch.float32, computed):
+        name = next(name for name, dtype in DTYPES.items() if dtype == computed)
+        raise ConfigInvalid(
+            f"weights = {config.weights!r} does not go with precision = {name!r}: set both to "
+            f"{config.weights!r}, or weights to fp32"
+        )
+    return Arithmetic(held, computed)
+
+
+def _computed(config: Config, device: torch.device) -> torch.dtype:
+    """torch emulates bfloat16 on older GPUs, slowly, and CPUs are slower with it than without
+    (measured 1.4 times on one with AVX-512 bf16); auto leaves both at float32.
     """
-    wanted = config.precision == "bf16"
-    if config.precision == "auto" and device.type == "cuda":
-        wanted = torch.cuda.get_device_capability(device) >= BFLOAT16_SINCE
-    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+    if config.precision != "auto":
+        return DTYPES[config.precision]
+    wanted = device.type == "cuda" and (torch.cuda.get_device_capability(device) >= BFLOAT16_SINCE)
+    return torch.bfloat16 if wanted else torch.float32

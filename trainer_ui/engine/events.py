@@ -1,114 +1,151 @@
-"""What a run tells: JSON lines in `events.jsonl`, and progress for a person.
+"""What a run tells other programs: one JSON object per line in `events.jsonl` (docs/events.md).
 
-Every event is one object per line with "event" and "time" (seconds since 1970):
-start, step, sample, checkpoint, warning, stopped, done, error.
+The classes below are the schema. A reader may follow the file while the run goes on.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import sys
+import os
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Annotated, Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
-PLAIN_SECONDS = 10.0
+
+class Event(BaseModel):
+    """What all events have. time: seconds since 1970."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    event: str
+    time: float = Field(default_factory=lambda: round(time.time(), 3))
+
+
+class Start(Event):
+    """The steps begin, or go on after `step` of them."""
+
+    event: Literal["start"] = "start"
+    step: int
+    steps: int
+    pictures: int
+    resolution: int
+    entries: int
+    base: str
+    architecture: str
+    prediction: str
+    device: str
+    processes: int
+
+
+class Step(Event):
+    """A step is done. lr: the UNet's rate. norm: of the gradient. eta: seconds that are left.
+
+    loss and norm are null where float16 overflowed and the step was left out.
+    """
+
+    event: Literal["step"] = "step"
+    step: int
+    loss: float | None
+    norm: float | None
+    lr: float
+    eta: float
+
+    @field_validator("loss", "norm")
+    @classmethod
+    def _number(cls, value: float | None) -> float | None:
+        """JSON has no nan and no infinity."""
+        return value if value is not None and math.isfinite(value) else None
+
+
+class Validation(Event):
+    """The loss of the pictures held out, after `step` steps."""
+
+    event: Literal["validation"] = "validation"
+    step: int
+    loss: float
+
+
+class Sample(Event):
+    """Pictures were drawn. path: of a PNG."""
+
+    event: Literal["sample"] = "sample"
+    step: int
+    path: str
+
+
+class Checkpoint(Event):
+    """The state was written: a resumed run goes on from here."""
+
+    event: Literal["checkpoint"] = "checkpoint"
+    step: int
+
+
+class Saved(Event):
+    """An adapter was kept on the way. path: of a `.shira` file."""
+
+    event: Literal["saved"] = "saved"
+    step: int
+    path: str
+
+
+class Warned(Event):
+    """Something that a person may want to change."""
+
+    event: Literal["warning"] = "warning"
+    message: str
+
+
+class Stopped(Event):
+    """The run was asked to stop. step: null where it stopped in the middle of one."""
+
+    event: Literal["stopped"] = "stopped"
+    step: int | None = None
+
+
+class Done(Event):
+    """The adapter is written. seconds: of training, over all resumed parts."""
+
+    event: Literal["done"] = "done"
+    path: str
+    steps: int
+    seconds: float
+
+
+class Failed(Event):
+    """The run ended with an error, in one line."""
+
+    event: Literal["error"] = "error"
+    message: str
+
+
+AnyEvent = Annotated[
+    Start | Step | Validation | Sample | Checkpoint | Saved | Warned | Stopped | Done | Failed,
+    Field(discriminator="event"),
+]
+_READER: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)
+
+
+def parse(line: str) -> Event:
+    """Return the event of a line; raises pydantic's ValidationError for one that is none."""
+    return _READER.validate_json(line)
 
 
 class Events:
-    """Appends events to a JSON-lines file; a reader may follow it while the run goes on."""
+    """Appends events to a JSON-lines file; None: of a process that does not tell."""
 
-    def __init__(self, path: Path, append: bool) -> None:
+    def __init__(self, path: Path | None, append: bool) -> None:
+        path = path or Path(os.devnull)
         torn = append and path.is_file() and not path.read_bytes().endswith(b"\n")
         self._file = path.open("a" if append else "w", encoding="utf-8")
         if torn:  # the process before was killed while it wrote
             self._file.write("\n")
 
-    def emit(self, event: str, **values: Any) -> None:
-        """Write one event at once. Numbers that JSON lacks (nan, inf) become null."""
-        clean = {k: _finite(v) for k, v in values.items()}
-        record = {"event": event, "time": round(time.time(), 3), **clean}
-        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    def emit(self, event: Event) -> None:
+        """Write one event at once."""
+        self._file.write(event.model_dump_json() + "\n")
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class Pace:
-    """Smoothed seconds per step and loss, and from them the time left."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.seconds = 0.0
-        self.loss = math.nan
-
-    def update(self, step: int, seconds: float, loss: float) -> float:
-        """Take in one step; return the seconds left after `step` steps are done."""
-        first = self.seconds == 0
-        self.seconds = seconds if first else 0.9 * self.seconds + 0.1 * seconds
-        self.loss = loss if math.isnan(self.loss) else 0.95 * self.loss + 0.05 * loss
-        return (self.steps - step) * self.seconds
-
-
-class Display:
-    """A progress bar on a terminal, a plain line now and then elsewhere."""
-
-    def __init__(self, steps: int, start: int) -> None:
-        self._steps, self._last = steps, 0.0
-        self._console = Console(file=sys.stdout)
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-        if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[status]}"),
-                console=self._console,
-            )
-            self._task = self._bar.add_task("", total=steps, completed=start, status="")
-
-    def __enter__(self) -> Display:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def step(self, step: int, pace: Pace, left: float) -> None:
-        """Show that `step` steps are done."""
-        rate = 1 / pace.seconds if pace.seconds else 0.0
-        status = f"{clock(left)} left, loss {pace.loss:.4f}, {rate:.2f} it/s"
-        if self._bar:
-            self._bar.update(self._task, completed=step, status=status)
-        elif step == self._steps or time.monotonic() - self._last > PLAIN_SECONDS:
-            self._last = time.monotonic()
-            self.say(f"step {step}/{self._steps}, {status}")
-
-    def say(self, line: str) -> None:
-        """Print one line without tearing the bar."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def clock(seconds: float) -> str:
-    """Return 75 as 1:15 and 3700 as 1:01:40."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -13,15 +13,29 @@ from shira_core.errors import FileExists
 from . import checkpoint
 from .config import Config
 from .errors import TrainingFailed
+from .lock import locked
 
 
-def check_output(config: Config) -> None:
-    """Refuse before any work what would fail, or lose something, at its end.
+@contextmanager
+def claimed(config: Config) -> Iterator[None]:
+    """Hold the run's folder, after refusing what would fail, or lose something, at the end.
 
-    With `overwrite` alone, an unfinished run is discarded here.
+    With `overwrite` alone, an unfinished run is discarded here. A folder that stays empty goes.
     """
-    folder, unfinished = config.run_folder, checkpoint.exists(config.run_folder)
     refuse_existing(config.out, config.overwrite)
+    folder = config.run_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder):
+            _check(config)
+            yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _check(config: Config) -> None:
+    folder, unfinished = config.run_folder, checkpoint.exists(config.run_folder)
     if config.resume and not unfinished:
         raise FileExists(f"nothing to resume: {folder} holds no checkpoint: start without --resume")
     if unfinished and not (config.resume or config.overwrite):

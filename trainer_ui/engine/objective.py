@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from .config import Config
+
+MOST_SNR = 1000.0  # of nearly clean pictures, whose weight would be nothing
 
 
 def generator(seed: int, purpose: str, number: int) -> torch.Generator:
@@ -64,9 +69,19 @@ def loss_weights(signal: Tensor, gamma: float, prediction: str, debiased: bool =
     return snr.clamp(max=gamma) / scale if gamma else torch.ones_like(signal)
 
 
-def weighted_loss(output: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted mean squared error in float32."""
-    return ((output.float() - wanted).square().mean((1, 2, 3)) * weights).mean()
+def weighted_loss(
+    output: Tensor, wanted: Tensor, weights: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Return the weighted mean squared error in float32.
+
+    weights: (b,), of each example. mask: (b, 1, h, w), of each place; an example's mean is over
+    what its mask shows, so that small masks count as much as large ones.
+    """
+    errors = (output.float() - wanted).square()
+    if mask is None:
+        return (errors.mean((1, 2, 3)) * weights).mean()
+    shown = mask.mean((1, 2, 3)).clamp(min=1e-6)
+    return ((errors * mask).mean((1, 2, 3)) / shown * weights).mean()
 
 
 def learning_rate(step: int, config: Config) -> float:

@@ -8,19 +8,17 @@ from typing import Any
 
 from PIL import Image
 
-from shira_core import keymaps
-from shira_core.names import UNET
-from shira_core.training import Run
-from shira_core.translate import to_checkpoint
-
 from . import sample
 from .base import Base
 from .config import Config
+from .tuning import Tuning
 
 SUMMARY = (
     *("steps", "lr", "schedule", "warmup", "batch_size", "accumulate"),
-    *("min_snr_gamma", "noise_offset", "layers", "shard", "alpha"),
+    *("optimizer", "min_snr_gamma", "noise_offset", "layers", "shard", "alpha"),
 )
+# told where they are used
+SPECIAL = ("rank", "axis", "text_lr", "debiased", "ema", "block_density")
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,12 @@ class Facts:
     preview: Image.Image | None
 
 
-def write(config: Config, run: Run, facts: Facts) -> Path:
-    """Write the adapter of a run atomically, under original names, and return its path.
+def write(config: Config, tuning: Tuning, facts: Facts, path: Path) -> Path:
+    """Write the adapter as it is now atomically, under original names, and return its path.
 
     The header holds no date or duration, so equal runs give equal bytes.
     """
-    trained = run.adapter(
+    trained = tuning.adapter(
         architecture=facts.base.architecture,
         base=facts.base.name,
         base_sha256=facts.base.sha256,
@@ -51,15 +49,14 @@ def write(config: Config, run: Run, facts: Facts) -> Path:
         training=_training(config, facts),
         extra=_extra(config, facts),
     )
-    sources = keymaps.unet(facts.base.unet.state_dict(), UNET)
-    return to_checkpoint(trained, sources).save(config.out, overwrite=config.overwrite)
+    return trained.save(path, overwrite=True)
 
 
 def _training(config: Config, facts: Facts) -> dict[str, Any]:
     summary: dict[str, Any] = {name: getattr(config, name) for name in SUMMARY}
     summary |= {"pictures": facts.pictures, "resolution": facts.resolution}
-    summary |= {"rank": config.rank} if config.rank else {}
-    return summary | ({"axis": config.axis} if config.axis else {})
+    values = {name: getattr(config, name) for name in SPECIAL}
+    return summary | {name: value for name, value in values.items() if value}
 
 
 def _extra(config: Config, facts: Facts) -> dict[str, str]:

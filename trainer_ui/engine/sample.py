@@ -15,10 +15,10 @@ from torch import Tensor
 
 from shira_core.atomic import atomic_write
 
-from . import device
 from .base import Base
 from .config import Config
 from .data import join
+from .device import Arithmetic
 from .objective import generator
 from .text import Texts, cat
 
@@ -68,9 +68,13 @@ def _kept(base: Base, prompts: list[str]) -> Texts:
 
 @torch.no_grad()
 def draw(
-    base: Base, config: Config, wanted: Scene, stopped: Callable[[], bool]
+    base: Base,
+    arithmetic: Arithmetic,
+    config: Config,
+    wanted: Scene,
+    stopped: Callable[[], bool],
 ) -> list[Image.Image]:
-    """Draw one picture per prompt with the UNet as it is now; none when `stopped` on the way.
+    """Draw one picture per prompt with the base as it is now; none when `stopped` on the way.
 
     Not more pictures at once than a training step has, so that they find room where it does.
     """
@@ -81,19 +85,27 @@ def draw(
         scheduler = _scheduler(base.scheduler)
         scheduler.set_timesteps(config.sample_steps, device=place)
         latents = wanted.noise[part].to(place) * scheduler.init_noise_sigma
-        texts = cat([wanted.without[part], wanted.towards[part]])
-        texts = texts.map(lambda tensor: tensor.to(place))
+        texts = _texts(base, config, wanted, part).map(lambda tensor: tensor.to(place))
         sizes = wanted.sizes.expand(len(texts), -1).to(place)
         for time in scheduler.timesteps:
             if stopped():
                 return []
             inputs = scheduler.scale_model_input(torch.cat([latents, latents]), time)
-            with device.autocast(config, place):
-                without, towards = base.denoise(inputs, time, texts, sizes).float().chunk(2)
+            with arithmetic.context(place):
+                output = base.denoise(arithmetic.inputs(inputs), time, texts, sizes)
+            without, towards = output.float().chunk(2)
             output = without + config.sample_guidance * (towards - without)
             latents = scheduler.step(output, time, latents).prev_sample
         pictures += _decode(base, latents)
     return pictures
+
+
+def _texts(base: Base, config: Config, wanted: Scene, part: slice) -> Texts:
+    """Return the negative prompt and the prompts; text encoders that are trained read them anew."""
+    if not base.text_encoders:
+        return cat([wanted.without[part], wanted.towards[part]])
+    prompts = wanted.prompts[part]
+    return base.encode_text([config.sample_negative] * len(prompts) + prompts)
 
 
 def _scheduler(config: Mapping[str, Any]) -> Any:

@@ -2,57 +2,210 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from shira_core import Adapter, apply, keymaps, names
+from shira_core.adapter import MemoryWeights
 from shira_core.training import Run, calibrate, finetune
+from shira_core.translate import Source, to_checkpoint
 
+from .base import Base
 from .config import Config
+from .config.adapter import density_of
+from .errors import ConfigInvalid
 
+DensityOf = Callable[[str, Tensor], "float | None"]
 # The UNet's blocks; its ends (conv_in, time_embedding, conv_out) are small and change everything.
-PARTS = {"all": ("attentions", "resnets"), "attention": ("attentions",)}
+PARTS = {
+    "unet": {"all": ("attentions", "resnets"), "attention": ("attentions",)},
+    "text": {"all": ("self_attn", "mlp"), "attention": ("self_attn",)},
+}
 
 
-def start(
-    config: Config, unet: nn.Module, loss: Callable[[int], Tensor]
-) -> AbstractContextManager[Run]:
-    """Return the context in which the chosen entries of the UNet are trained.
+@dataclass(frozen=True)
+class Tuning:
+    """The trained modules: a run of `shira_core.training` for each component."""
+
+    runs: Mapping[str, Run]
+    modules: Mapping[str, nn.Module]
+    sources: Mapping[str, Mapping[str, Source]]
+
+    @property
+    def entries(self) -> int:
+        """Number of trained entries."""
+        return sum(run.entries for run in self.runs.values())
+
+    @property
+    def vectors(self) -> dict[str, nn.Parameter]:
+        """The flat float32 vector of each component."""
+        return {component: run.parameters()[0] for component, run in self.runs.items()}
+
+    def update(self) -> None:
+        """Make every weight hold what its vector says now."""
+        for run in self.runs.values():
+            run.update()
+
+    def reduce_gradients(self) -> None:
+        """Average the gradients over all processes."""
+        for run in self.runs.values():
+            run.reduce_gradients()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what an exact resume needs, as "component.name"."""
+        return {
+            f"{component}.{name}": tensor
+            for component, run in self.runs.items()
+            for name, tensor in run.state_dict().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state_dict()` of the same settings."""
+        for component, run in self.runs.items():
+            start = component + "."
+            own = {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}
+            run.load_state_dict(own)
+
+    @contextmanager
+    def at(self, alpha: float) -> Iterator[None]:
+        """Let the modules be the base with the adapter at `alpha`, as hosts apply it, inside."""
+        if alpha == 1:
+            yield
+            return
+        vectors = [vector.detach() for vector in self.vectors.values()]
+        trained = [vector.clone() for vector in vectors]
+        adapters = {component: run.adapter() for component, run in self.runs.items()}
+        try:
+            self._hold(vectors, [torch.zeros_like(vector) for vector in vectors])
+            with ExitStack() as stack:
+                for component, adapter in adapters.items():
+                    stack.enter_context(apply(self.modules[component], [(adapter, alpha)]))
+                yield
+        finally:
+            self._hold(vectors, trained)
+
+    def _hold(self, vectors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        for vector, value in zip(vectors, values, strict=True):
+            vector.copy_(value)
+        self.update()
+
+    def adapter(self, **header: Any) -> Adapter:
+        """Return the trained adapter under checkpoint names. header: see `Run.adapter`."""
+        parts = [
+            to_checkpoint(run.adapter(**header), self.sources[component])
+            for component, run in self.runs.items()
+        ]
+        weights = MemoryWeights()
+        for part in parts:
+            for name in part.weights:
+                weights[name] = part.weights[name]
+        return replace(parts[0], weights=weights)
+
+
+@contextmanager
+def start(config: Config, base: Base, loss: Callable[[int], Tensor]) -> Iterator[Tuning]:
+    """Train the chosen entries of the base's UNet and of the text encoders that it has, inside.
 
     loss: of calibration batch 0, 1, ...; asked only by the masks grad and snip, which measure the
     dense gradients first.
     """
-    chosen = layers(unet, config.layers)
-    options: dict[str, Any] = {}
+    modules = base.modules
+    sources = {
+        component: keymaps.sources(base.architecture, component, module.state_dict())
+        for component, module in modules.items()
+    }
+    _check_blocks(config, [each.name for own in sources.values() for each in own.values()])
+    options = {
+        component: _options(config, base, component, sources[component], loss)
+        for component in modules
+    }
+    with ExitStack() as stack:
+        runs = {
+            component: stack.enter_context(finetune(module, **options[component]))
+            for component, module in modules.items()
+        }
+        yield Tuning(runs, modules, sources)
+
+
+def _options(
+    config: Config,
+    base: Base,
+    component: str,
+    sources: Mapping[str, Source],
+    loss: Callable[[int], Tensor],
+) -> dict[str, Any]:
+    """Return the arguments of `finetune` for one component."""
+    module = base.modules[component]
+    chosen = layers(module, config.layers, component, _unused(base, component))
+    options: dict[str, Any] = {"axis": config.axis} if config.axis else {}
     if config.mask in ("grad", "snip"):
         batches = range(config.calibration)
-        # the sums are as large as the UNet, so they are kept off the device
+        # the sums are as large as the module, so they are kept off the device
         options["gradients"] = calibrate(
-            unet, batches, lambda _, number: loss(number), layers=chosen, device="cpu"
+            module, batches, lambda _, number: loss(number), layers=chosen, device="cpu"
         )
-    if config.axis:
-        options["axis"] = config.axis
-    return finetune(
-        unet,
-        mask=config.mask,
-        density=config.density,
-        rank=config.rank,
-        seed=config.seed,
-        shard=config.shard,
-        layers=chosen,
-        values_dtype=getattr(torch, config.dtype),
-        dora=config.dora,
-        **options,
-    )
+    if config.block_density:
+        options["density_of"] = _by_block(config.block_density, sources)
+    return options | {
+        "mask": config.mask,
+        "density": config.density,
+        "rank": config.rank,
+        "seed": config.seed,
+        "shard": config.shard,
+        "layers": chosen,
+        "values_dtype": getattr(torch, config.dtype),
+        "dora": config.dora,
+    }
 
 
-def layers(unet: nn.Module, which: str) -> list[str]:
-    """Return the names of the Linear and Conv modules to train."""
+def layers(module: nn.Module, which: str, component: str = "unet", unused: str = "") -> list[str]:
+    """Return the names of the Linear and Conv modules to train.
+
+    which: "all" or "attention". unused: a part of the module that no gradient reaches.
+    """
+    parts = set(PARTS["unet" if component == "unet" else "text"][which])
     return [
         name
-        for name, module in unet.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and set(PARTS[which]) & set(name.split("."))
+        for name, layer in module.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d))
+        and parts & set(name.split("."))
+        and not (unused and unused in f"{name}.")
     ]
+
+
+def _unused(base: Base, component: str) -> str:
+    """SDXL takes the last but one layer of its first text encoder, and nothing else of it."""
+    if base.architecture != "sdxl" or component != "te1":
+        return ""
+    last = base.text_encoders[0].module.config.num_hidden_layers - 1
+    return f"encoder.layers.{last}."
+
+
+def _by_block(lines: Sequence[str], sources: Mapping[str, Source]) -> DensityOf:
+    """Return the own density of a weight's block, None where no line names it."""
+    rules = [density_of(line) for line in lines]
+
+    def density(name: str, weight: Tensor) -> float | None:
+        block = names.block(sources[name].name)
+        return next((value for pattern, value in rules if fnmatchcase(block, pattern)), None)
+
+    return density
+
+
+def _check_blocks(config: Config, weights: Sequence[str]) -> None:
+    """Refuse a density for a block that is not trained."""
+    blocks = {block for name in weights if (block := names.block(name))}
+    for line in config.block_density:
+        pattern, _ = density_of(line)
+        if not any(fnmatchcase(block, pattern) for block in blocks):
+            near = difflib.get_close_matches(pattern, sorted(blocks), n=1, cutoff=0.0)
+            raise ConfigInvalid(
+                f"block_density: {line!r} names no block that is trained: did you mean {near[0]}?"
+            )

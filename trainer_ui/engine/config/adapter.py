@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 
 class AdapterSettings(BaseModel):
@@ -18,6 +19,11 @@ class AdapterSettings(BaseModel):
     )
     rank: int | None = Field(
         None, ge=1, description="as many entries as a LoRA of this rank, instead of density"
+    )
+    block_density: tuple[str, ...] = Field(
+        (),
+        description="own density of blocks, the first that fits: mid=0.05 out*=0.03 in1=0 "
+        "(untrained) te1*=0.01",
     )
     shard: int = Field(
         0, ge=0, description="0, 1, 2...: another shard trains other entries, for mixing"
@@ -35,3 +41,20 @@ class AdapterSettings(BaseModel):
     dtype: Literal["float16", "bfloat16", "float32"] = Field(
         "float16", description="dtype of the values in the file"
     )
+
+    @field_validator("block_density")
+    @classmethod
+    def _densities(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        for line in lines:
+            if not 0 <= density_of(line)[1] <= 1:
+                raise ValueError(f"{line!r} is not of the form block=density, such as mid=0.05")
+        return lines
+
+
+def density_of(line: str) -> tuple[str, float]:
+    """Return the pattern and the density of "mid=0.05"; NaN for what is no number."""
+    pattern, _, number = line.partition("=")
+    try:
+        return pattern.strip(), float(number)
+    except ValueError:
+        return pattern, math.nan

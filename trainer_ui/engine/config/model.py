@@ -15,3 +15,8 @@ class ModelSettings(BaseModel):
     prediction: Literal["auto", "epsilon", "v_prediction"] = Field(
         "auto", description="what the base predicts; auto asks the base"
     )
+    weights: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="how the base's weights are held, fp32 or like precision, which halves their "
+        "memory; auto: like precision for SDXL on a GPU, else fp32",
+    )
