@@ -43,17 +43,22 @@ def places(tensor: Tensor, positions: Tensor) -> Tensor:
     return found
 
 
+def compact(numbers: Tensor, end: int) -> Tensor:
+    """Return int64 numbers in 0..end - 1 as int32 where that holds them: half the memory."""
+    return numbers.int() if end <= torch.iinfo(torch.int32).max else numbers
+
+
 def read_places(tensor: Tensor, places: Tensor) -> Tensor:
-    """Return the entries at places in a dense tensor's memory."""
+    """Return the entries at places, int32 or int64, in a dense tensor's memory."""
     return _storage(tensor.detach()).index_select(0, places).view(tensor.dtype)
 
 
 def write_places(tensor: Tensor, places: Tensor, values: Tensor, *, counted: bool = True) -> None:
-    """Put values at places in a dense tensor's memory, as `write` does."""
+    """Put values at places, int32 or int64, in a dense tensor's memory, as `write` does."""
     target = tensor.detach() if counted else tensor.data
     with torch.inference_mode(tensor.is_inference()):
         storage = _storage(target)
-        storage.index_copy_(0, places, values.view(storage.dtype))
+        storage.index_copy_(0, places.long(), values.view(storage.dtype))
 
 
 def within(values: Tensor, limit: float) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +54,7 @@ class Run:
     @property
     def entries(self) -> int:
         """Number of trained entries in all weights."""
-        return sum(site.mask.count for site in self._vector.sites)
+        return sum(site.count for site in self._vector.sites)
 
     def update(self) -> None:
         """Make every weight hold round(W + delta) of the vector as it is now."""
@@ -129,12 +128,13 @@ class Run:
                 f"the delta of {site.name} holds NaN or is too large for "
                 f"{self._vector.values_dtype}: the training diverged: lower the learning rate"
             )
-        mask = Mask(site.mask.shape, site.mask.positions.cpu().clone(), site.mask.struct)
+        positions = site.positions.cpu().to(torch.int64, copy=True)
+        mask = Mask(tuple(site.weight.shape), positions, site.struct)
         return SparseDelta(mask, values.clone())
 
     def _described(self) -> dict[str, Any]:
         choice = self._choice
-        total = sum(math.prod(site.mask.shape) for site in self._vector.sites)
+        total = sum(site.weight.numel() for site in self._vector.sites)
         density = self.entries / total if choice.density is None else choice.density
         return {"mask": choice.mask, "density": density, "seed": choice.seed}
 
@@ -142,8 +142,8 @@ class Run:
         """Return the SHA-256 of names, shapes and positions, uint8 (32,)."""
         digest = hashlib.sha256(f"{self._choice.dora} {self._vector.flat.numel()}".encode())
         for site in self._vector.sites:
-            digest.update(f"\n{site.name} {tuple(site.mask.shape)} {site.mask.count}\n".encode())
-            digest.update(site.mask.positions.cpu().numpy().astype("<i8", copy=False).data)
+            digest.update(f"\n{site.name} {tuple(site.weight.shape)} {site.count}\n".encode())
+            digest.update(site.positions.cpu().numpy().astype("<i8", copy=False).data)
         return torch.from_numpy(np.frombuffer(digest.digest(), dtype=np.uint8).copy())
 
 

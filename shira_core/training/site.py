@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import entries
-from ..mask import Mask
+from ..mask import Mask, Struct
 from . import dora
 
 
@@ -16,21 +16,35 @@ from . import dora
 class Site:
     """A weight and where its values lie in the flat vector.
 
+    struct: the lines of its mask, if it has any.
+    positions: (entries,) flat row-major, int32 where that holds them: half the memory.
+    strides, places: the weight's memory layout, and where the entries lie in it, likewise.
     base: (entries,) the weight's own values, in its dtype.
-    strides, places: the weight's memory layout, and where the entries lie in it.
     values: part of the flat vector with the entries' deltas.
     growth, fixed: with DoRA, the part with the channels' magnitudes, and the decomposition.
     """
 
     name: str
     weight: nn.Parameter
-    mask: Mask
-    base: Tensor
+    struct: Struct | None
+    positions: Tensor
     strides: tuple[int, ...]
     places: Tensor
+    base: Tensor
     values: slice
     growth: slice | None = None
     fixed: dora.Decomposition | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of trained entries."""
+        return len(self.positions)
+
+    @property
+    def mask(self) -> Mask:
+        """The mask, with positions of its own, on the weight's device."""
+        positions = self.positions.to(torch.int64, copy=True)
+        return Mask(tuple(self.weight.shape), positions, self.struct)
 
     def delta(self, flat: Tensor, dtype: torch.dtype) -> Tensor:
         """Return each entry's delta, rounded to the adapter's dtype, on the weight's device."""
@@ -44,14 +58,14 @@ class Site:
         """Return the entries of a tensor of the weight's shape, such as its gradient."""
         if tensor.stride() == self.strides:
             return entries.read_places(tensor, self.places)
-        return entries.read(tensor, self.mask.positions)
+        return entries.read(tensor, self.positions.long())
 
     def write(self, values: Tensor, *, counted: bool = True) -> None:
         """Put values of the weight's dtype at the entries of the weight."""
         if self.weight.stride() == self.strides:
             entries.write_places(self.weight, self.places, values, counted=counted)
         else:  # the module's memory format was changed inside the run
-            entries.write(self.weight, self.mask.positions, values, counted=counted)
+            entries.write(self.weight, self.positions.long(), values, counted=counted)
 
     def add_gradient(self, flat: Tensor, total: Tensor, grad: Tensor) -> None:
         """Add dL/dW' of the entries to `total`, the gradient of the flat vector."""

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..entries import compact
 from ..mask import Mask, Struct
 from . import operations
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Where the gradient of a Struct mask's entries comes from. Tensors are int64.
+    """Where the gradient of a Struct mask's entries comes from. Tensors are int64, `order` int32.
 
     rows: (r,) the chosen output channels.
     kept: input channels that are needed, increasing, or None for all.
@@ -66,7 +67,7 @@ def lines_of(mask: Mask, struct: Struct) -> Lines:
     rows, columns = struct.rows.to(device), struct.columns.to(device)
     diagonal = min(mask.shape[:2]) if struct.diagonal else 0
     single = bool(len(rows)) + bool(len(columns)) + bool(diagonal) == 1
-    order = None if single else _order(mask, rows, columns)
+    order = None if single else compact(_order(mask, rows, columns), 3 * math.prod(mask.shape))
     kept = torch.cat([columns, torch.arange(diagonal, device=device)]).unique()
     if len(rows) or len(kept) == mask.shape[1]:
         return Lines(rows, None, columns, diagonal, order)

@@ -11,10 +11,15 @@ from torch import Tensor, nn
 
 from .site import Site
 
+STRETCH = 1 << 22  # entries: 32 MiB on the way, and few launches
+
 
 @dataclass(frozen=True)
 class Stretch:
     """Neighbouring weights of one device and dtype, whose values are computed together.
+
+    Few launches for small weights, and about STRETCH entries at most, so that little memory is
+    needed besides.
 
     base: (entries,) their own values, end to end; the sites' are views of it.
     """
@@ -24,23 +29,31 @@ class Stretch:
 
     def write(self, delta: Tensor, counted: bool) -> None:
         """Put round(W + delta) into the weights: what applying the adapter at alpha 1 gives."""
-        moved = wide(self.base).add(delta).to(self.base.dtype)
-        parts = moved.split([site.mask.count for site in self.sites])
+        moved = delta.to(_wide_dtype(self.base), copy=True).add_(self.base).to(self.base.dtype)
+        parts = moved.split([site.count for site in self.sites])
         for site, part in zip(self.sites, parts, strict=True):
             site.write(part, counted=counted)
 
 
 def wide(base: Tensor) -> Tensor:
     """Return the values in the dtype that sums are computed in."""
-    return base if base.dtype == torch.float64 else base.float()
+    return base.to(_wide_dtype(base))
+
+
+def _wide_dtype(base: Tensor) -> torch.dtype:
+    return torch.float64 if base.dtype == torch.float64 else torch.float32
+
+
+def _alike(site: Site) -> tuple[torch.device, torch.dtype, int]:
+    return site.base.device, site.base.dtype, site.values.start // STRETCH
 
 
 def _stretches(sites: Sequence[Site]) -> tuple[Stretch, ...]:
     stretches = []
-    for _, group in groupby(sites, key=lambda site: (site.base.device, site.base.dtype)):
+    for _, group in groupby(sites, key=_alike):
         members = tuple(group)
         base = torch.cat([site.base for site in members])
-        parts = base.split([site.mask.count for site in members])
+        parts = base.split([site.count for site in members])
         views = (replace(site, base=part) for site, part in zip(members, parts, strict=True))
         stretches.append(Stretch(tuple(views), base))
     return tuple(stretches)
