@@ -64,15 +64,6 @@ def one_level_too_high(settings: Settings) -> None:
     settings["images"] = str(copied_pictures(settings).parent)
 
 
-def cut_picture(settings: Settings) -> None:
-    picture = copied_pictures(settings) / "3.png"
-    picture.write_bytes(picture.read_bytes()[:100])
-
-
-def no_picture(settings: Settings) -> None:
-    (copied_pictures(settings) / "3.png").write_text("hello")
-
-
 def latin_caption(settings: Settings) -> None:
     (copied_pictures(settings) / "3.txt").write_bytes("café".encode("latin-1"))
 
@@ -103,8 +94,6 @@ REFUSED: dict[str, tuple[Callable[[Settings], None], list[str], str]] = {
     "nothing to resume": (nothing, ["--resume"], "nothing to resume"),
     "no pictures": (empty, [], "no pictures in"),
     "one level too high": (one_level_too_high, [], "pictures: give --images"),
-    "cut picture": (cut_picture, [], "3.png is damaged or cut off"),
-    "no picture": (no_picture, [], "3.png cannot be opened"),
     "latin caption": (latin_caption, [], "3.txt is not UTF-8"),
     "part of sdxl": (checkpoint_of("conditioner.embedders.1.x"), [], "not a whole SDXL model"),
     "lora": (checkpoint_of("lora_unet_x.lora_up.weight"), [], "a LoRA"),

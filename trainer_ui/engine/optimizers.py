@@ -35,6 +35,10 @@ def _adamw8bit(groups: Groups, config: Config) -> Optimizer:
 
 def _prodigy(groups: Groups, config: Config) -> Optimizer:
     kind = _optional("prodigyopt", "Prodigy", "prodigyopt", config)
+    if len({group["lr"] for group in groups}) > 1:
+        raise ConfigInvalid(
+            f"optimizer = 'prodigy' finds one rate for all: set text_lr to lr ({config.lr})"
+        )
     return kind(
         groups,
         lr=config.lr,
