@@ -73,7 +73,7 @@ class Site:
             total[self.values].add_(grad.to(total.device))
             return
         fixed = self.fixed
-        values, growth = (flat[part].to(fixed.base) for part in (self.values, self.growth))
+        values, growth = (flat.detach()[part].to(fixed.base) for part in (self.values, self.growth))
         by_values, by_growth = dora.gradient(fixed, values, growth, grad.to(fixed.base))
         total[self.values] += by_values.to(total)
         total[self.growth] += by_growth.to(total)

@@ -101,7 +101,7 @@ class Vector:
     @torch.no_grad()
     def gather(self, site: Site, grad: Tensor) -> None:
         """Add the gradient of a weight's entries, (entries,), to that of the vector."""
-        site.add_gradient(self.flat.detach(), self.gradient(), grad)
+        site.add_gradient(self.flat, self.gradient(), grad)
         self._gathered = True
 
     def gradient(self) -> Tensor:
