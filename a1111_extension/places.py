@@ -81,8 +81,12 @@ def places(model: nn.Module) -> dict[str, Place]:
     for path, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, nn.MultiheadAttention):
             keepers[module.out_proj] = module
-        parents = [part for part in path.split(".") if part and part != _WRAPPER]
         for name, _ in module.named_parameters(recurse=False):
             place = Place(module, name, keepers.get(module, module))
-            found[".".join((*parents, name))] = place
+            found[plain(f"{path}.{name}")] = place
     return found
+
+
+def plain(name: str) -> str:
+    """Return a weight's name without the modules that a WebUI has put around others."""
+    return ".".join(part for part in name.split(".") if part != _WRAPPER)

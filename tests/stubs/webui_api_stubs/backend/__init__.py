@@ -1,0 +1,1 @@
+"""Stubs of a fork of the WebUI."""

@@ -1,0 +1,221 @@
+"""What the extension does to a real WebUI's weights; `WEBUI_DIR=... pytest` (see hosts.py)."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hosts
+import numpy as np
+import pytest
+import torch
+from adapters import random_adapter
+from full_size import SCENE, VISIBLE, FullSize, check_same, compact_picture, difference
+from hosts import HostFailed, Server
+from PIL import Image
+from safetensors.torch import save_file
+from test_host_webui import CLONE, EXTRA, ON_CPU, START
+
+pytestmark = hosts.needs("WEBUI_DIR")
+TAG = "<shira:wide:1>"
+LORA = "<lora:random:1>"
+EXPLODE = "explode now"
+
+
+@dataclass
+class Drawn:
+    """A picture, and what its infotext and job say."""
+
+    picture: np.ndarray
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The infotext."""
+        return str(self.info["infotexts"][0])
+
+
+class WebUI:
+    """A running WebUI that draws the scene with one checkpoint."""
+
+    def __init__(self, server: Server, kind: str, files: FullSize) -> None:
+        self.server, self.kind, self.files = server, kind, files
+
+    def use(self, checkpoint: Path) -> None:
+        """Have it load a checkpoint; A1111 ignores a change while it loads."""
+        self.server.ask("/test/state", seconds=hosts.START_SECONDS)
+        wanted = {"sd_model_checkpoint": checkpoint.name}
+        self.server.ask("/sdapi/v1/options", wanted, hosts.START_SECONDS)
+        assert self.server.ask("/sdapi/v1/options")["sd_model_checkpoint"] == checkpoint.name
+
+    def draw(self, tags: str = "", **given: Any) -> Drawn:
+        """Draw the scene with tags in its prompt."""
+        payload = {
+            "prompt": SCENE.prompt + tags,
+            "negative_prompt": SCENE.negative,
+            "seed": SCENE.seed,
+            "steps": SCENE.steps,
+            "cfg_scale": SCENE.guidance,
+            "sampler_name": "Euler",
+            "width": SCENE.size,
+            "height": SCENE.size,
+        }
+        answer = self.server.ask("/sdapi/v1/txt2img", payload | given, hosts.DRAW_SECONDS)
+        picture = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
+        return Drawn(np.asarray(picture.convert("RGB")), json.loads(answer["info"]))
+
+    def weights(self) -> dict[str, str]:
+        """Return the hash of every weight."""
+        found: dict[str, str] = self.server.ask("/test/weights", seconds=hosts.DRAW_SECONDS)
+        return found
+
+    def check_clean(self, base: dict[str, str]) -> None:
+        """Fail unless the model holds what it held; Forge gives it back before the next picture."""
+        if self.kind == "forge":
+            self.draw()
+        now = self.weights()
+        assert [name for name in base if now.get(name) != base[name]] == []
+
+
+@pytest.fixture(scope="module")
+def webui(full_size: FullSize, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    checkout = hosts.checkout("WEBUI_DIR", "WEBUI_PYTHON")
+    kind = "forge" if (checkout.folder / "modules_forge").is_dir() else "a1111"
+    data = tmp_path_factory.mktemp("webui")
+    probes = data / "extensions" / "probe" / "scripts"
+    probes.mkdir(parents=True)
+    for probe in ("webui_probe.py", "webui_weights_probe.py"):
+        shutil.copy(Path(__file__).with_name(probe), probes)
+    (data / "extensions" / CLONE).symlink_to(hosts.ROOT)
+    write_files(data / "models", full_size)
+    folders = ("--data-dir", str(data), "--ckpt-dir", str(full_size.plain.parent))
+    start = (*START, *ON_CPU[kind], *folders)
+    with hosts.serving(checkout, start, data / "log.txt", "/sdapi/v1/options") as server:
+        running = WebUI(server, kind, full_size)
+        running.use(full_size.plain)
+        yield running
+
+
+def write_files(models: Path, files: FullSize) -> None:
+    """Put adapters and a LoRA where the WebUI looks for them."""
+    for folder in ("shira", "Lora"):
+        (models / folder).mkdir(parents=True)
+    shutil.copy(files.wide, models / "shira" / "wide.shira")
+    wrong = {"model.diffusion_model.input_blocks.1.1.proj_in.weight": (640, 640)}
+    random_adapter(wrong, 0, density=0.01).save(models / "shira" / "wrong.shira")
+    (models / "shira" / "broken.shira").write_bytes(b"no adapter")
+    generator = torch.Generator().manual_seed(0)
+    lora = {}
+    for block, width in ((1, 320), (4, 640)):
+        for part in ("to_q", "to_v", "to_out_0"):
+            layer = f"lora_unet_input_blocks_{block}_1_transformer_blocks_0_attn1_{part}"
+            for end, shape in (("up", (width, 4)), ("down", (4, width))):
+                lora[f"{layer}.lora_{end}.weight"] = torch.randn(shape, generator=generator) * 0.1
+    save_file(lora, str(models / "Lora" / "random.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def plain(webui: WebUI) -> Drawn:
+    """The picture without anything, drawn before anything else."""
+    return webui.draw()
+
+
+@pytest.fixture(scope="module")
+def base(webui: WebUI, plain: Drawn) -> dict[str, str]:
+    """The hashes of the weights before any tag."""
+    return webui.weights()
+
+
+@pytest.fixture(scope="module")
+def tagged(webui: WebUI, base: dict[str, str]) -> Drawn:
+    return webui.draw(TAG)
+
+
+@pytest.fixture(autouse=True)
+def clean(webui: WebUI, base: dict[str, str]) -> Iterator[None]:
+    yield
+    webui.check_clean(base)
+
+
+def test_a_tag_draws_what_the_baked_checkpoint_draws(
+    webui: WebUI, plain: Drawn, tagged: Drawn
+) -> None:
+    check_same(tagged.picture, compact_picture(EXTRA, webui.files.compact))
+    assert difference(tagged.picture, plain.picture)["mean"] > VISIBLE
+    assert "SHiRA error" not in tagged.text
+    assert "<shira:wide:1>" in tagged.text
+
+
+def test_the_base_is_drawn_again_afterwards(webui: WebUI, plain: Drawn, tagged: Drawn) -> None:
+    assert np.array_equal(webui.draw().picture, plain.picture)
+    assert np.array_equal(webui.draw(TAG).picture, tagged.picture)
+
+
+def test_a_tag_in_the_second_pass_only(webui: WebUI, base: dict[str, str]) -> None:
+    second = {
+        "enable_hr": True,
+        "hr_scale": 1.5,
+        "hr_upscaler": "Latent",
+        "denoising_strength": 0.6,
+    }
+    without = webui.draw(**second)
+    with_tag = webui.draw(**second, hr_prompt=SCENE.prompt + TAG)
+    both = webui.draw(TAG, **second)
+    assert difference(without.picture, with_tag.picture)["mean"] > VISIBLE / 2
+    assert difference(both.picture, with_tag.picture)["mean"] > VISIBLE / 2
+
+
+def test_together_with_a_lora_in_both_orders(
+    webui: WebUI, plain: Drawn, tagged: Drawn, base: dict[str, str]
+) -> None:
+    lora = webui.draw(LORA)
+    assert difference(lora.picture, plain.picture)["mean"] > VISIBLE / 2
+    both = webui.draw(LORA + TAG)
+    assert difference(both.picture, lora.picture)["mean"] > VISIBLE / 2
+    assert difference(both.picture, tagged.picture)["mean"] > VISIBLE / 4
+    assert np.array_equal(webui.draw(TAG).picture, tagged.picture)
+    assert np.array_equal(webui.draw(TAG + LORA).picture, both.picture)
+    assert np.array_equal(webui.draw(LORA).picture, lora.picture)
+    assert np.array_equal(webui.draw().picture, plain.picture)
+
+
+def test_a_job_that_fails(webui: WebUI, plain: Drawn, base: dict[str, str]) -> None:
+    with pytest.raises(HostFailed, match=EXPLODE):
+        webui.draw(f"{TAG} {EXPLODE}")
+    webui.check_clean(base)
+    assert np.array_equal(webui.draw().picture, plain.picture)
+
+
+def test_another_checkpoint_in_the_middle_of_a_run(webui: WebUI, plain: Drawn) -> None:
+    refined = webui.draw(TAG, refiner_checkpoint=webui.files.styled.name, refiner_switch_at=0.5)
+    assert "SHiRA error" not in refined.text
+    assert np.array_equal(webui.draw().picture, plain.picture)
+
+
+@pytest.mark.parametrize("tag", ["wrong:1", "broken:1", "none:1", "wide:abc", "../wide:1"])
+def test_what_is_wrong_is_in_the_infotext(webui: WebUI, plain: Drawn, tag: str) -> None:
+    drawn = webui.draw(f"{TAG}<shira:{tag}>")
+    assert "SHiRA error" in drawn.text
+    assert np.array_equal(drawn.picture, plain.picture)
+
+
+def test_entries_for_a_part_of_the_run(webui: WebUI, plain: Drawn, tagged: Drawn) -> None:
+    drawn = webui.draw("<shira:wide:1:te=0:start=0.5>")
+    if webui.kind == "forge":
+        assert "SHiRA error" in drawn.text
+        assert np.array_equal(drawn.picture, plain.picture)
+    else:
+        assert difference(drawn.picture, plain.picture)["mean"] > VISIBLE / 4
+        assert difference(drawn.picture, tagged.picture)["mean"] > VISIBLE / 4
+
+
+def test_rows_of_the_accordion_draw_as_tags_do(webui: WebUI, tagged: Drawn) -> None:
+    rows = [{"name": "wide.shira", "alpha": 1.0}]
+    drawn = webui.draw(alwayson_scripts={"SHiRA": {"args": [rows]}})
+    assert np.array_equal(drawn.picture, tagged.picture)

@@ -1,0 +1,292 @@
+"""Forge and reForge in stubs: what their loaders make of the patches, against dense arithmetic."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from adapters import bits
+from torch import Tensor, nn
+from webui_fork_stubs import CLIP, ModelPatcher, ReForgePatcher, lora
+from webui_model import Wrapper, exact, tree
+from webui_stubs import shared
+
+import shira_core as shira
+from a1111_extension.hosts import forge, reforge
+from a1111_extension.hosts.patched import Patched
+from a1111_extension.stack import Timed
+from shira_core.errors import InvalidValue, ShapeMismatch, WeightMissing
+from shira_core.plan import Entry
+
+UNET, TEXT = "model.diffusion_model.", "conditioner.embedders.1.model."
+LAYER = "clip_g.transformer.text_model.encoder.layers.0.self_attn."
+SHAPES: dict[str, tuple[int, ...]] = {
+    UNET + "input_blocks.0.0.weight": (8, 4, 3, 3),
+    UNET + "input_blocks.1.1.proj_in.weight": (12, 8),
+    UNET + "out.0.bias": (8,),
+    TEXT + "transformer.resblocks.0.attn.in_proj_weight": (24, 8),
+    TEXT + "transformer.resblocks.0.attn.out_proj.weight": (8, 8),
+    TEXT + "token_embedding.weight": (6, 8),
+}
+HELD = {
+    UNET + "input_blocks.0.0.weight": "diffusion_model.input_blocks.0.0.weight",
+    UNET + "input_blocks.1.1.proj_in.weight": "diffusion_model.input_blocks.1.1.proj_in.weight",
+    UNET + "out.0.bias": "diffusion_model.out.0.bias",
+    TEXT + "transformer.resblocks.0.attn.out_proj.weight": LAYER + "out_proj.weight",
+    TEXT + "token_embedding.weight": (
+        "clip_g.transformer.text_model.embeddings.token_embedding.wrapped.weight"
+    ),
+}
+
+
+@dataclass
+class Objects:
+    """What the forks keep of a checkpoint."""
+
+    unet: Any
+    clip: Any
+
+    def shallow_copy(self) -> Objects:
+        return copy.copy(self)
+
+
+class Setting:
+    """A fork with a model, and what it does for a picture."""
+
+    def __init__(self, host: Patched) -> None:
+        self.host = host
+        self.unet, self.encoder = modules()
+        if host.name == "Forge":
+            first = Objects(ModelPatcher(self.unet), CLIP(self.encoder))
+        else:
+            first = Objects(ReForgePatcher(self.unet), ReForgeClip(self.encoder))
+        self.model = Model(first)
+        self.base = self.weights()
+
+    def networks(self, lora: Mapping[str, Tensor]) -> None:
+        """Have the built-in Lora start afresh with patches of the denoiser."""
+        model, patches = self.model, {key: ("diff", (value,)) for key, value in lora.items()}
+        model.forge_objects.unet = model.forge_objects_original.unet.clone()
+        model.forge_objects.clip = model.forge_objects_original.clip
+        if self.host.name == "Forge":
+            model.forge_objects.unet.add_patches(filename=f"lora {id(lora)}", patches=patches)
+        else:
+            model.forge_objects.unet.add_patches(patches)
+        model.forge_objects_after_applying_lora = model.forge_objects.shallow_copy()
+
+    def draw(self, stack: tuple[Timed, ...], lora: Mapping[str, Tensor] | None = None) -> None:
+        """Activate networks and load the models, as both passes of a picture do."""
+        model = self.model
+        model.forge_objects = model.forge_objects_original.shallow_copy()
+        if lora is not None:
+            self.networks(lora)
+        for _ in range(2):
+            self.host.wear(None, stack)
+            self.load()
+            model.forge_objects = model.forge_objects_after_applying_lora.shallow_copy()
+            self.load()
+
+    def load(self) -> None:
+        objects = self.model.forge_objects
+        for patcher in (objects.unet, objects.clip.patcher):
+            if self.host.name == "Forge":
+                patcher.refresh_loras()
+            else:
+                patcher.patch_model()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return what the modules hold, by their names."""
+        both = (*self.unet.named_parameters(), *self.encoder.named_parameters())
+        return {name: weight.detach().clone() for name, weight in both}
+
+    def expected(self, stack: tuple[Timed, ...], lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the modules must hold, by dense sums; fused projections are cut."""
+        total = {name: torch.zeros_like(weight).float() for name, weight in self.base.items()}
+        for name, value in lora.items():
+            total[name] += value
+        for each in stack:
+            for name, delta in each.entry.adapter.weights.items():  # type: ignore[attr-defined]
+                dense = delta.dense().float() * each.entry.alpha.at(name)
+                if name in HELD:
+                    total[HELD[name]] += dense
+                else:
+                    for part, rows in zip("qkv", dense.chunk(3), strict=True):
+                        total[f"{LAYER}{part}_proj.weight"] += rows
+        return {
+            name: (weight.float() + total[name]).to(weight.dtype)
+            for name, weight in self.base.items()
+        }
+
+    def check(
+        self, stack: tuple[Timed, ...] = (), lora: Mapping[str, Tensor] | None = None
+    ) -> None:
+        now, wanted = self.weights(), self.expected(stack, lora or {})
+        assert [name for name in now if not now[name].equal(wanted[name])] == []
+
+
+class Model:
+    """A checkpoint."""
+
+    def __init__(self, first: Objects) -> None:
+        self.forge_objects = first
+        self.forge_objects_original = first.shallow_copy()
+        self.forge_objects_after_applying_lora = first.shallow_copy()
+
+
+class ReForgeClip:
+    """reForge's text encoders."""
+
+    def __init__(self, model: nn.Module, patcher: Any = None) -> None:
+        self.cond_stage_model = model
+        self.patcher = patcher or ReForgePatcher(model)
+
+    def clone(self) -> ReForgeClip:
+        return ReForgeClip(self.cond_stage_model, self.patcher.clone())
+
+    def add_patches(self, *given: Any) -> Any:
+        return self.patcher.add_patches(*given)
+
+
+def modules() -> tuple[nn.Module, nn.Module]:
+    """Return a denoiser and text encoders with random fp16 weights."""
+    attention = {
+        LAYER + f"{part}_proj": nn.Linear(8, 8, bias=False) for part in ("q", "k", "v", "out")
+    }
+    embedding = "clip_g.transformer.text_model.embeddings.token_embedding"
+    found = (
+        tree(
+            {
+                "diffusion_model.input_blocks.0.0": nn.Conv2d(4, 8, 3),
+                "diffusion_model.input_blocks.1.1.proj_in": nn.Linear(8, 12),
+                "diffusion_model.out.0": nn.GroupNorm(2, 8),
+            }
+        ),
+        tree({**attention, embedding: Wrapper(nn.Embedding(6, 8))}),
+    )
+    generator = torch.Generator().manual_seed(0)
+    for module in found:
+        module.half()
+        for weight in module.parameters():
+            weight.requires_grad_(False).copy_(torch.randn(weight.shape, generator=generator))
+    return found
+
+
+@pytest.fixture(params=[forge.HOST, reforge.HOST], ids=["forge", "reforge"])
+def setting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Setting:
+    made = Setting(request.param)
+    monkeypatch.setattr(shared, "sd_model", made.model)
+    made.host.install()
+    return made
+
+
+def worn(seed: int, alpha: float, start: float = 0.0) -> Timed:
+    alphas = shira.Alpha(alpha, {"te": alpha / 2})
+    return Timed(Entry(exact(SHAPES, seed, 0.3), alphas), start)
+
+
+def test_a_stack_is_merged_once_and_gone_with_the_next_picture(setting: Setting) -> None:
+    first, second = worn(1, 0.5), worn(2, -1.5)
+    for stack in ((first,), (first, second), (second,), (first,), (), (first,)):
+        setting.draw(stack)
+        setting.check(stack)
+    setting.host.take_off()
+    setting.draw(())
+    now = setting.weights()
+    assert [name for name in now if bits(now[name]) != bits(setting.base[name])] == []
+
+
+def test_an_adapter_of_the_denoiser_alone_leaves_the_text_encoder(setting: Setting) -> None:
+    shapes = {name: shape for name, shape in SHAPES.items() if name.startswith(UNET)}
+    before = setting.model.forge_objects.clip
+    stack = (Timed(Entry(exact(shapes, 1, 0.3), shira.Alpha(0.5))),)
+    setting.draw(stack)
+    assert setting.model.forge_objects.clip is before
+    setting.check(stack)
+
+
+def test_lora_goes_together_with_a_stack_in_any_order(setting: Setting) -> None:
+    generator = torch.Generator().manual_seed(1)
+    shape = (12, 8)
+    change = torch.randn(shape, generator=generator).mul(16).round() / 64
+    lora = {"diffusion_model.input_blocks.1.1.proj_in.weight": change}
+    stack = (worn(1, 0.5),)
+    setting.draw((), lora)
+    setting.check((), lora)
+    setting.draw(stack)  # the host does not start afresh: the same networks are wanted
+    setting.check(stack, lora)
+    setting.draw(stack, lora)
+    setting.check(stack, lora)
+    setting.draw(())
+    setting.check((), lora)
+    setting.draw(stack, {})
+    setting.check(stack)
+    setting.draw((), {})
+    setting.check()
+
+
+def test_the_same_stack_is_not_merged_again(setting: Setting) -> None:
+    stack = (worn(1, 0.5),)
+    setting.draw(stack)
+    setting.host.take_off()
+    before = [weight.data_ptr() for weight in setting.unet.parameters()]
+    again = (Timed(Entry(stack[0].entry.adapter, shira.Alpha(0.5, {"te": 0.25}))),)
+    setting.draw(again)
+    assert [weight.data_ptr() for weight in setting.unet.parameters()] == before
+    setting.check(stack)
+
+
+def test_a_clone_of_others_that_wears_a_stack_is_cleaned(setting: Setting) -> None:
+    stack = (worn(1, 0.5),)
+    setting.draw(stack)
+    for objects in (setting.model.forge_objects, setting.model.forge_objects_after_applying_lora):
+        objects.unet, objects.clip = objects.unet.clone(), objects.clip.clone()
+    other = (worn(2, 0.5),)
+    setting.host.wear(None, other)
+    setting.load()
+    setting.check(other)
+
+
+BAD = (
+    ({UNET + "attic.weight": (4, 4)}, WeightMissing),
+    ({UNET + "input_blocks.1.1.proj_in.weight": (12, 9)}, ShapeMismatch),
+    ({TEXT + "token_embedding.weight": (7, 8)}, ShapeMismatch),
+)
+
+
+@pytest.mark.parametrize(("shapes", "error"), BAD)
+def test_what_does_not_fit_is_refused_and_nothing_is_worn(
+    setting: Setting, shapes: dict[str, tuple[int, ...]], error: type[Exception]
+) -> None:
+    bad = Timed(Entry(exact(shapes, 3, 0.3), shira.Alpha(1.0)))
+    with pytest.raises(error):
+        setting.host.wear(None, (worn(1, 0.5), bad))
+    setting.load()
+    setting.check()
+
+
+def test_a_part_of_the_run_is_refused(setting: Setting) -> None:
+    with pytest.raises(InvalidValue, match="start"):
+        setting.host.wear(None, (worn(1, 0.5, start=0.5),))
+    setting.load()
+    setting.check()
+
+
+def test_a_model_that_is_gone_is_not_kept(setting: Setting) -> None:
+    setting.draw((worn(1, 0.5),))
+    seen = weakref.ref(setting.model)
+    shared.sd_model = None
+    del setting.model
+    gc.collect()
+    assert seen() is None
+    setting.host.take_off()
+
+
+def test_forge_knows_our_kind_of_patch() -> None:
+    forge.HOST.install()
+    assert forge.KIND in lora.extra_weight_calculators
