@@ -82,6 +82,19 @@ def test_exif_rotation_is_applied(tmp_path: Path, orientation: int, kind: str) -
     assert pixels[:, 18:].mean() < -0.9
 
 
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("more", [{}, {"exif": Image.Exif(), "icc_profile": b"abc"}])
+@pytest.mark.parametrize("size", [(1, 9), (300, 75), (16383, 2)])
+def test_webp_headers_say_what_pillow_finds(
+    tmp_path: Path, size: tuple[int, int], more: dict[str, object], lossless: bool, alpha: bool
+) -> None:
+    image = Image.new("RGBA" if alpha else "RGB", size, (9, 99, 200, 99) if alpha else "red")
+    image.save(tmp_path / "a.webp", lossless=lossless, **more)
+    assert pictures.header(tmp_path / "a.webp") == pictures.Header(size, alpha)
+    assert decoded(tmp_path / "a.webp").size == size
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "I;16", "CMYK", "1"])
 def test_every_mode_becomes_rgb_on_white(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
@@ -226,7 +239,10 @@ def test_many_large_pictures_are_looked_at_without_their_pixels(tmp_path: Path) 
     """They have none: whoever decoded one would find it damaged."""
     for number in range(300):
         header_only(tmp_path / f"{number:03}.png", 8000 + number, 9000, color=6)
+    cut = noise(tmp_path / "a.webp", (600, 500)).read_bytes()[:50]
+    (tmp_path / "a.webp").write_bytes(cut)
     report = data.report(dataset(tmp_path, resolution=512))
-    assert (report.pictures, report.skipped) == (300, ())
-    with pytest.raises(DataInvalid, match="damaged or cut off"):
-        decoded(tmp_path / "000.png")
+    assert (report.pictures, report.skipped) == (301, ())
+    for name in ("000.png", "a.webp"):
+        with pytest.raises(DataInvalid, match=r"damaged or cut off|not a picture"):
+            decoded(tmp_path / name)

@@ -7,6 +7,7 @@ as it does (NovelAI's aspect-ratio bucketing).
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 STEP = 8  # latents that sides are multiples of: the UNet halves them three times
 Size = tuple[int, int]  # width and height in pixels
@@ -29,6 +30,7 @@ def sizes(
     return tuple(sorted(found))
 
 
+@lru_cache(maxsize=4096)  # most data sets have few sizes
 def choose(size: Size, buckets: tuple[Size, ...]) -> Size:
     """Return the bucket of the nearest shape; of two such, the larger one."""
     width, height = size

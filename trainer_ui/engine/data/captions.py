@@ -47,8 +47,8 @@ def variants(text: str, rule: Rule, seed: int) -> tuple[str, ...]:
     """
     if not (rule.shuffle or rule.dropout):
         return (join(rule.trigger, text),)
-    sources = (generator(seed, f"caption {text}", number) for number in range(rule.variants))
-    return tuple(dict.fromkeys(_variant(text, rule, source) for source in sources))
+    source = generator(seed, "caption", text)
+    return tuple(dict.fromkeys(_variant(text, rule, source) for _ in range(rule.variants)))
 
 
 def _variant(text: str, rule: Rule, source: torch.Generator) -> str:

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageChops, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import DataInvalid
+from . import webp
 from .buckets import Size, scale
 
 MAX_PIXELS = 80_000_000  # more takes a gigabyte to decode and resize
@@ -36,20 +37,19 @@ def header(path: Path) -> Header:
 
     Raises DataInvalid with the reason, without the name, for a picture that cannot be trained.
     """
-    with _opened(path) as file:
-        width, height = file.size
-        if width * height > MAX_PIXELS:
-            raise DataInvalid(
-                f"too large ({width}x{height}): save it with less than {MAX_PIXELS // 10**6} "
-                "million pixels"
-            )
-        lying = _orientation(file) in LYING
-        return Header((height, width) if lying else (width, height), _has_alpha(file))
+    with _explained():
+        (width, height), alpha, orientation = _stored(path)
+    if width * height > MAX_PIXELS:
+        raise DataInvalid(
+            f"too large ({width}x{height}): save it with less than {MAX_PIXELS // 10**6} "
+            "million pixels"
+        )
+    return Header((height, width) if orientation in LYING else (width, height), alpha)
 
 
 def decode(raw: bytes) -> Image.Image:
     """Return a picture from the bytes of its file, upright; raises DataInvalid as `header`."""
-    with _opened(io.BytesIO(raw)) as file:
+    with _explained(), Image.open(io.BytesIO(raw)) as file:
         return ImageOps.exif_transpose(file)
 
 
@@ -97,14 +97,13 @@ def corner(size: Size, bucket: Size, place: Place = CENTRE) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
-    """Open a picture; whatever goes wrong until it is closed is told in one line."""
+def _explained() -> Iterator[None]:
+    """Tell in one line whatever goes wrong with a picture."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is less
-            with Image.open(source) as file:
-                yield file
-    except (DataInvalid, MemoryError):
+            yield
+    except MemoryError:
         raise
     except Image.DecompressionBombError:
         raise DataInvalid("too large: save it smaller") from None
@@ -116,14 +115,17 @@ def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
         raise DataInvalid(f"damaged or cut off ({line})") from None
 
 
-def _orientation(file: Image.Image) -> int:
-    """Return EXIF's orientation, 1 for upright.
-
-    A PNG is not asked unless its EXIF came before its pixels: Pillow would decode it to search on.
-    """
-    if file.format == "PNG" and "exif" not in file.info:
-        return 1
-    return file.getexif().get(ExifTags.Base.Orientation, 1)
+def _stored(path: Path) -> tuple[Size, bool, int]:
+    """Return width and height as they are stored, whether there is an alpha, EXIF's orientation."""
+    if path.suffix.lower() == ".webp" and (facts := webp.read(path)):
+        exif = Image.Exif()
+        exif.load(facts.exif)
+        return facts.size, facts.alpha, exif.get(ExifTags.Base.Orientation, 1)
+    with Image.open(path) as file:
+        # To search a PNG for EXIF behind its pixels, Pillow would decode them.
+        late = file.format == "PNG" and "exif" not in file.info
+        orientation = 1 if late else file.getexif().get(ExifTags.Base.Orientation, 1)
+        return file.size, _has_alpha(file), orientation
 
 
 def _has_alpha(picture: Image.Image) -> bool:

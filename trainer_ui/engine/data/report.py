@@ -52,7 +52,7 @@ class Report:
                 f"{self.bare[0]} for one"
             )
         if self.duplicates:
-            same = " = ".join(self.duplicates[0])
+            same = _shown(self.duplicates[0], " = ")
             lines.append(f"{len(self.duplicates)} pictures are there more than once: {same}")
         if self.enlarged:
             lines.append(
@@ -117,7 +117,7 @@ def _duplicates(examples: Sequence[Example]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(names) for names in same.values() if len(names) > 1)
 
 
-def _shown(texts: Iterable[str]) -> str:
+def _shown(texts: Iterable[str], between: str = ", ") -> str:
     every = list(texts)
     more = f", and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + more
+    return between.join(every[:SHOWN]) + more
