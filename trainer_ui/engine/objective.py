@@ -17,9 +17,9 @@ from .config import Config
 MOST_SNR = 1000.0  # of nearly clean pictures, whose weight would be nothing
 
 
-def generator(seed: int, purpose: str, number: int) -> torch.Generator:
+def generator(seed: int, purpose: str, which: int | str) -> torch.Generator:
     """Return a CPU generator that depends only on its arguments."""
-    key = hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()
+    key = hashlib.sha256(f"{seed}/{purpose}/{which}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
 
 
