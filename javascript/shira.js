@@ -29,10 +29,12 @@
   /** A field for a number; what is no number is set back. `set` gets null for an empty field. */
   function number(value, set, properties) {
     const field = make("input", { type: "number", step: "any", value: value ?? "", ...properties });
+    let last = field.value;
     field.onchange = () => {
       const empty = field.value === "" && !field.validity.badInput;
-      if (!empty && !Number.isFinite(field.valueAsNumber)) field.value = value ?? "";
+      if (!empty && !Number.isFinite(field.valueAsNumber)) field.value = last;
       else set(empty ? null : field.valueAsNumber);
+      last = field.value;
     };
     return field;
   }
@@ -91,12 +93,13 @@
       const rows = read();
       const lines = (rows ?? []).map((row, at) => drawRow(row, at, rows));
       if (!rows) lines.push(make("p", { className: "shira-error" }, UNREADABLE));
-      place().replaceChildren(...lines, tools(rows ?? []));
+      place().replaceChildren(...lines, tools());
       if (focus) place().children[focus[0]]?.querySelector(`.${focus[1]}`)?.focus();
     }
 
-    function tools(rows) {
+    function tools() {
       const add = () => {
+        const rows = read() ?? [];
         const sound = [...files.values()].filter((file) => !file.error).map((file) => file.name);
         const name = sound.find((each) => !rows.some((row) => row.name === each)) ?? sound[0] ?? "";
         write([...rows, { ...FIRST, name, alpha: opts.extra_networks_default_multiplier ?? 1 }]);
@@ -114,7 +117,7 @@
       const className = row.on ? "shira-row" : "shira-row shira-off";
       const line = make("div", { className, role: "group", ariaLabel: row.name });
       const more = further(row, at);
-      line.append(make("div", {}, toggle(row, at), choice(row, at, rows), ...buttons(at, rows)));
+      line.append(make("div", {}, toggle(row, at), choice(row, at, rows), ...buttons(at, rows.length)));
       line.append(make("div", {}, ...alphas(row, at), fold(row, more)), more);
       const words = files.get(row.name)?.words ?? [];
       if (words.length) line.append(make("div", { className: "shira-words" }, ...words.map(chip)));
@@ -152,19 +155,20 @@
       return file.error ? `${short} (cannot be used)` : `${short} (${file.architecture})`;
     }
 
-    function buttons(at, rows) {
+    function buttons(at, count) {
       const move = (by, focus) => () => {
-        const rest = rows.filter((_, index) => index !== at);
-        write([...rest.slice(0, at + by), read()[at], ...rest.slice(at + by)]);
+        const moved = read();
+        moved.splice(at + by, 0, ...moved.splice(at, 1));
+        write(moved);
         draw([at + by, focus]);
       };
       const remove = () => {
         write(read().filter((_, index) => index !== at));
-        draw([Math.min(at, rows.length - 2), "shira-remove"]);
+        draw([Math.min(at, count - 2), "shira-remove"]);
       };
       return [
         button("▲", "Move up", "shira-up", move(-1, "shira-up"), at === 0),
-        button("▼", "Move down", "shira-down", move(1, "shira-down"), at === rows.length - 1),
+        button("▼", "Move down", "shira-down", move(1, "shira-down"), at === count - 1),
         button("✕", "Remove", "shira-remove", remove),
       ];
     }

@@ -68,6 +68,7 @@ def webui(opened: WebUI) -> WebUI:
 @pytest.fixture(scope="module")
 def infotext(opened: WebUI) -> str:
     """The infotext of a picture with two rows and the trigger words of the first."""
+    opened.choose_page("Generation")
     opened.clear()
     opened.add("riso.shira")
     opened.add("blueprint.shira")

@@ -333,6 +333,19 @@ def test_large_adapters_are_compared_by_a_part(library: Library, folder: Path) -
     assert abs(int(share[1]) - 50) <= 5
 
 
+def test_the_readout_notices_a_broken_and_a_changed_file(library: Library, folder: Path) -> None:
+    rows = json.dumps([{"name": "a.shira"}, {"name": "b.shira"}])
+    write(folder / "a.shira", 0)
+    write(folder / "b.shira", 0)
+    assert "100%" in readout.show(library, rows)
+    write(folder / "b.shira", 1)
+    assert "100%" not in readout.show(library, rows)
+    content = bytearray((folder / "b.shira").read_bytes())
+    content[-16:] = b"\xff" * 16  # no finite values
+    (folder / "b.shira").write_bytes(content)
+    assert "shira-error" in readout.show(library, rows)
+
+
 # ---- axes ----
 class AxisOption:
     def __init__(self, label: str, type: Any, apply: Any, **more: Any) -> None:

@@ -63,12 +63,7 @@ def delete(home: Path, name: str) -> None:
 def _path(home: Path, name: object) -> Path:
     """Return the file of a preset; raises InvalidValue for what cannot be a file's name."""
     stem = name.strip() if isinstance(name, str) else ""
-    if (
-        not stem
-        or len(stem) > 100
-        or stem.startswith(".")
-        or any(c in stem for c in '/\\:*?"<>|\0')
-    ):
+    if not _NAME.fullmatch(stem):
         raise InvalidValue(
             f"{stem!r:.80} is no name for a preset: type one, up to 100 letters without / \\ : < >"
         )

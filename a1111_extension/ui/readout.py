@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from zlib import crc32
 
@@ -23,6 +24,7 @@ from .cards import SHORT
 ALL_BELOW = 64  # weights: an adapter with fewer is compared whole
 PART = 16  # of the weights of larger ones, one in so many
 SHOWN = 3  # pairs that are shown at once
+File = tuple[Path, Stamp]  # a file as it is now: what is remembered is not that of another one
 
 
 def show(library: Library, rows: str, interference: bool = True) -> str:
@@ -63,35 +65,40 @@ def differs(name: str, file: Opened, wanted: str) -> list[str]:
 
 
 def _interference(opened: Sequence[Opened]) -> list[str]:
-    if len(opened) < 2:
-        return []
-    whole = min(len(file.adapter.weights) for file in opened) < ALL_BELOW
-    adapters = [file.adapter if whole else _sample(file.path, file.stamp) for file in opened]
-    stack = [Entry(adapter, Alpha()) for adapter in adapters]
-    found = sorted(pairs.overlaps(stack, lambda: None), key=lambda pair: -pair.overlap)
-    lines = [_pair(stack, pair) for pair in found]
+    whole = any(len(file.adapter.weights) < ALL_BELOW for file in opened)
+    files = [(file.path, file.stamp) for file in opened]
+    try:
+        found = [(_overlap(*pair, whole), *pair) for pair in combinations(files, 2)]
+    except ShiraError as error:  # what a header promises is not in the file
+        return [_error(str(error))]
+    found.sort(key=lambda each: -each[0])
+    lines = [_pair(share, first.stem, second.stem) for share, (first, _), (second, _) in found]
     return lines[:SHOWN] + _more(lines[SHOWN:])
 
 
-@lru_cache(maxsize=32)
-def _sample(path: Path, stamp: Stamp) -> Adapter:
-    """Return an adapter with a part of its weights, of every file the same.
+@lru_cache(maxsize=1024)
+def _overlap(first: File, second: File, whole: bool) -> float:
+    """Return which share of their entries two adapters have in common; raises FileInvalid."""
+    adapters = [load(file[0]) if whole else _part(file) for file in (first, second)]
+    stack = [Entry(adapter, Alpha()) for adapter in adapters]
+    return pairs.overlaps(stack, lambda: None)[0].overlap
 
-    stamp: changes with the file, so that what is remembered is not that of another one.
-    """
-    adapter = load(path)
+
+@lru_cache(maxsize=8)
+def _part(file: File) -> Adapter:
+    """Return an adapter with a part of its weights, of every file the same."""
+    adapter = load(file[0])
     chosen = [name for name in adapter.weights if crc32(name.encode()) % PART == 0]
     read = MemoryWeights({name: adapter.weights.read(name) for name in chosen})
-    return Adapter(adapter.header, read, path)
+    return Adapter(adapter.header, read, adapter.path)
 
 
-def _pair(stack: Sequence[Entry], pair: pairs.Pair) -> str:
-    names = " and ".join(pairs.title(stack[at]) for at in (pair.first, pair.second))
-    advice = advice_on(pair.overlap)
+def _pair(overlap: float, first: str, second: str) -> str:
+    advice = advice_on(overlap)
     kind = "shira-many" if advice else "shira-few"
-    said = advice or "mix freely"
-    share = f"{pair.overlap:.0%}" if pair.overlap >= 0.005 else "almost none"
-    return f'<p class="{kind}">{_e(names)} have {share} of their entries in common: {_e(said)}</p>'
+    share = f"{overlap:.0%}" if overlap >= 0.005 else "almost none"
+    said = f"{first} and {second} have {share} of their entries in common: {advice or 'mix freely'}"
+    return f'<p class="{kind}">{_e(said)}</p>'
 
 
 def _more(lines: Sequence[str]) -> list[str]:
