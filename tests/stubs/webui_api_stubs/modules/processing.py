@@ -20,9 +20,10 @@ class StableDiffusionProcessing:
         steps: int = 4,
         hr_prompt: str | None = None,
         refiner_checkpoint_info: Any = None,
+        scripts: Any = None,
     ) -> None:
         self.prompt, self.seen, self.steps, self.hr_prompt = prompt, seen, steps, hr_prompt
-        self.refiner_checkpoint_info = refiner_checkpoint_info
+        self.refiner_checkpoint_info, self.scripts = refiner_checkpoint_info, scripts
         self.extra_generation_params: dict[str, Any] = {}
         self.comments: dict[str, int] = {}
         self.is_hr_pass = False
@@ -41,8 +42,12 @@ class StableDiffusionProcessing:
 
 def process_images_inner(p: StableDiffusionProcessing) -> None:
     p.prompts = [p.prompt]
+    if p.scripts is not None:
+        p.scripts.before_process_batch(p, batch_number=0, prompts=p.prompts)
     p.parse_extra_network_prompts()
     extra_networks.activate(p, p.extra_network_data)
+    if p.scripts is not None:
+        p.scripts.process_batch(p, batch_number=0, prompts=p.prompts)
     _sample(p)
     if p.hr_extra_network_data is not None:
         p.is_hr_pass = True
