@@ -30,7 +30,7 @@ def estimate(case: Case) -> Any:
     unet = estimate.build(config, torch.bfloat16)
     step = estimate.Step(
         unet=config,
-        layers=everything(unet) if whole else linears(unet),
+        layers=dict.fromkeys(everything(unet) if whole else linears(unet)),
         mask=mask,
         options=options,
         density=DENSITY if whole else None,

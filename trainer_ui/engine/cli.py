@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from shira_core.errors import ShiraError
 
+from . import presets
 from .config import SECTIONS, load
 
 EXAMPLE = (
@@ -58,15 +59,20 @@ def train_command(arguments: list[str]) -> int:
 
 def _train(given: dict[str, Any]) -> int:
     """Train with the flags that were given; one line on stderr and 1 for our errors."""
-    path = given.pop("config", None)
+    path, name, dry = (given.pop(key, None) for key in ("config", "preset", "dry_run"))
     try:
-        config = load(path, given)
+        config = load(path, given, presets.read(name) if name else None)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         _quiet()
-        from .loop import train
+        if dry:
+            from .dry_run import look
 
-        train(config)
+            print(look(config))
+        else:
+            from .loop import train
+
+            train(config)
     except ShiraError as error:
         print(f"shira train: {error}", file=sys.stderr)
         return 1
@@ -101,6 +107,14 @@ def _quiet() -> None:
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     """Add one flag per setting. A flag that is not given leaves no trace, so files keep theirs."""
+    parser.add_argument(
+        "--preset", choices=presets.names(), help="settings that the file and the flags override"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="train nothing: tell what is found, how long it takes and how much memory it needs",
+    )
     for section in SECTIONS:
         group = parser.add_argument_group(str(section.__doc__).rstrip("."))
         for name, field in section.model_fields.items():

@@ -6,6 +6,7 @@ state, and whatever the forward and backward passes hold at the worst moment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,9 +22,17 @@ from shira_core.training import structured
 from . import tracing
 
 META = torch.device("meta")
+VAE = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
 TEXT_TOKENS = 77
 POSITION = 4  # int32
 FLAT = 4 + 4  # the vector and its gradient, float32
+MEAN = 4  # float32
 DORA = 4 + 8  # a wide copy of the base, the channel of each entry
 # What optimizers keep per entry beside the vector and its gradient, and what they need on the way,
 # when the step's own tensors are gone. Adafactor keeps a whole second moment of a vector.
@@ -43,13 +52,14 @@ SLACK = 0.04  # of the allocator: blocks that fit nothing
 class Step:
     """What the memory of a step depends on.
 
-    unet: arguments of diffusers' UNet2DConditionModel. layers: names of the trained modules.
+    unet: arguments of diffusers' UNet2DConditionModel. layers: names of the trained modules, with
+    their own density, 0 for none, None for the general one.
     mask, options, density, rank: as in `masks.build`. size: (width, height) of the latents.
     held: dtype of the weights. autocast: dtype of the products where it is another.
     """
 
     unet: Mapping[str, Any]
-    layers: Sequence[str]
+    layers: Mapping[str, float | None]
     mask: str
     density: float | None
     rank: int | None
@@ -60,17 +70,25 @@ class Step:
     autocast: torch.dtype | None = None
     optimizer: str = "adamw"
     dora: bool = False
+    ema: bool = False
+    channels_last: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. weights: of the UNet. states: of all entries. peak: the most at a time."""
+    """Bytes. weights: of the UNet. states: of all entries. peak: the most in a training step.
+
+    drawing: the most while a sample's latents are decoded. trained: positions of the trained
+    weights, of which entries are trained.
+    """
 
     entries: int
+    trained: int
     weights: int
     states: int
     peak: int
+    drawing: int
 
     @property
     def needed(self) -> int:
@@ -91,14 +109,36 @@ def build(config: Mapping[str, Any], dtype: torch.dtype) -> Any:
 def memory(step: Step) -> Memory:
     """Return what a training step takes."""
     unet = build(step.unet, step.held)
+    if step.channels_last:
+        unet.to(memory_format=torch.channels_last)
     if step.checkpointing:
         unet.enable_gradient_checkpointing(tracing.checkpoint(step.autocast))
     weights = sum(each.numel() * each.element_size() for each in unet.parameters())
     with _trained(unet, step) as trained:
         held = [*unet.parameters(), torch.empty(trained.states, dtype=torch.uint8, device=META)]
         peak = _trace(unet, step, held)
-    stepping = weights + trained.states + OPTIMIZERS[step.optimizer][1] * trained.entries
-    return Memory(trained.entries, weights, trained.states, max(peak, stepping) + LIBRARIES)
+    kept = weights + trained.states
+    stepping = kept + OPTIMIZERS[step.optimizer][1] * trained.entries
+    return Memory(
+        entries=trained.entries,
+        trained=trained.positions,
+        weights=weights,
+        states=trained.states,
+        peak=max(peak, stepping) + LIBRARIES,
+        drawing=kept + _decoding(step.size) + LIBRARIES,
+    )
+
+
+def _decoding(size: tuple[int, int]) -> int:
+    """Return what SD's VAE takes in float32 for one picture, its weights included."""
+    from diffusers import AutoencoderKL
+
+    width, height = size
+    with META:
+        vae: Any = AutoencoderKL(**VAE).requires_grad_(False)
+    with torch.no_grad(), tracing.Meter(vae.parameters()) as meter, tracing.Rules(None):
+        vae.decode(torch.empty(1, 4, height, width, device=META))
+    return meter.peak
 
 
 def _trace(unet: Any, step: Step, held: Sequence[Tensor]) -> int:
@@ -135,41 +175,51 @@ def _inputs(config: Any, step: Step) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Trained:
-    """Entries, and bytes that are kept for them."""
+    """Positions of the trained weights, entries, and bytes that are kept for these."""
 
+    positions: int = 0
     entries: int = 0
     states: int = 0
 
-    def plus(self, count: int, each: int) -> _Trained:
-        return _Trained(self.entries + count, self.states + count * each)
+    def plus(self, positions: int, entries: int, each: int) -> _Trained:
+        return _Trained(
+            self.positions + positions, self.entries + entries, self.states + entries * each
+        )
 
 
 @contextmanager
 def _trained(unet: Any, step: Step) -> Iterator[_Trained]:
     """Let the chosen layers have gradients, as `shira_core.training.finetune` does."""
-    found = _Trained()
-    fixed = FLAT + OPTIMIZERS[step.optimizer][0] + POSITION + step.held.itemsize + DORA * step.dora
+    found, each = _Trained(), _bytes_per_entry(step)
     with ExitStack() as stack:
-        for name in step.layers:
+        for name, own in step.layers.items():
+            if own == 0:
+                continue
             layer = unet.get_submodule(name)
+            shape = tuple(layer.weight.shape)
+            density, rank = (step.density, step.rank) if own is None else (own, None)
+            layer.weight.requires_grad_(True)
+            layer.weight.register_post_accumulate_grad_hook(_drop)
+            count, more = budget(shape, density, rank), 0
             if step.mask == "struct":
-                lines, count = _lines(layer, name, step)
+                lines, count = _lines(layer.weight, name, density, rank, step.options)
                 entries = torch.empty(count, dtype=step.held, device=META, requires_grad=True)
                 entries.register_post_accumulate_grad_hook(_drop)
                 stack.enter_context(structured.installed(layer, entries, lines))
-                found = found.plus(count, fixed + POSITION * (lines.order is not None))
-            else:
-                count = budget(tuple(layer.weight.shape), step.density, step.rank)
-                found = found.plus(count, fixed)
-            layer.weight.requires_grad_(True)
-            layer.weight.register_post_accumulate_grad_hook(_drop)
+                more = POSITION * (lines.order is not None)
+            found = found.plus(math.prod(shape), count, each + more)
         yield found
 
 
-def _lines(layer: Any, name: str, step: Step) -> tuple[structured.Lines, int]:
-    mask = masks.build(
-        "struct", layer.weight, layer=name, density=step.density, rank=step.rank, **step.options
-    )
+def _bytes_per_entry(step: Step) -> int:
+    kept = FLAT + OPTIMIZERS[step.optimizer][0] + POSITION + step.held.itemsize
+    return kept + DORA * step.dora + MEAN * step.ema
+
+
+def _lines(
+    weight: Tensor, name: str, density: float | None, rank: int | None, options: Mapping[str, Any]
+) -> tuple[structured.Lines, int]:
+    mask = masks.build("struct", weight, layer=name, density=density, rank=rank, **options)
     assert mask.struct is not None
     lines = structured.lines_of(mask, mask.struct)
     moved = {

@@ -144,7 +144,7 @@ def _options(
     """Return the arguments of `finetune` for one component."""
     module = base.modules[component]
     chosen = layers(module, config.layers, component, _unused(base, component))
-    options: dict[str, Any] = {"axis": config.axis} if config.axis else {}
+    options = struct_options(config)
     if config.mask in ("grad", "snip"):
         batches = range(config.calibration)
         # the sums are as large as the module, so they are kept off the device
@@ -152,7 +152,7 @@ def _options(
             module, batches, lambda _, number: loss(number), layers=chosen, device="cpu"
         )
     if config.block_density:
-        options["density_of"] = _by_block(config.block_density, sources)
+        options["density_of"] = by_block(config.block_density, sources)
     return options | {
         "mask": config.mask,
         "density": config.density,
@@ -163,6 +163,12 @@ def _options(
         "values_dtype": getattr(torch, config.dtype),
         "dora": config.dora,
     }
+
+
+def struct_options(config: Config) -> dict[str, Any]:
+    """Return the mask's own options that are set."""
+    own = {"axis": config.axis, "diagonal": config.diagonal}
+    return {name: value for name, value in own.items() if value is not None}
 
 
 def layers(module: nn.Module, which: str, component: str = "unet", unused: str = "") -> list[str]:
@@ -188,7 +194,7 @@ def _unused(base: Base, component: str) -> str:
     return f"encoder.layers.{last}."
 
 
-def _by_block(lines: Sequence[str], sources: Mapping[str, Source]) -> DensityOf:
+def by_block(lines: Sequence[str], sources: Mapping[str, Source]) -> DensityOf:
     """Return the own density of a weight's block, None where no line names it."""
     rules = [density_of(line) for line in lines]
 

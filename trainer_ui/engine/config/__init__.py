@@ -24,6 +24,13 @@ else:
     import tomli as tomllib
 
 DEFAULT_DENSITY = 0.02
+# A setting over others, in a file over a preset or a flag over a file, takes these with it.
+REPLACES = {
+    "density": ("rank",),
+    "rank": ("density",),
+    "mask": ("axis", "diagonal"),
+    "debiased": ("min_snr_gamma",),
+}
 PATHS = ("base", "images", "class_images", "cache", "out")
 SECTIONS = (ModelSettings, DataSettings, AdapterSettings, TrainingSettings, OutputSettings)
 # A resumed run may differ in these: they do not touch the trained weights. The contents of base and
@@ -43,8 +50,9 @@ class Config(OutputSettings, TrainingSettings, AdapterSettings, DataSettings, Mo
     def _together(cls, data: Any) -> Any:
         """Refuse settings that exclude each other; one of density and rank is set afterwards."""
         if isinstance(data, Mapping):
-            if data.get("axis") and data.get("mask") != "struct":
-                raise ValueError("axis belongs to mask struct: set that or leave axis out")
+            for name in ("axis", "diagonal"):
+                if data.get(name) is not None and data.get("mask") != "struct":
+                    raise ValueError(f"{name} belongs to mask struct: set that or leave {name} out")
             has_density, has_rank = (data.get(k) is not None for k in ("density", "rank"))
             if has_density and has_rank:
                 raise ValueError("density and rank exclude each other: keep one of the two")
@@ -62,17 +70,16 @@ class Config(OutputSettings, TrainingSettings, AdapterSettings, DataSettings, Mo
         return self.model_dump(mode="json", exclude=set(FREE_ON_RESUME))
 
 
-def load(path: Path | None, flags: Mapping[str, Any]) -> Config:
-    """Return the settings of a TOML file (or of none), overridden by `flags`.
+def load(
+    path: Path | None, flags: Mapping[str, Any], preset: Mapping[str, Any] | None = None
+) -> Config:
+    """Return the settings of a TOML file over those of a preset, and `flags` over both.
 
     Relative paths in the file are relative to it, flags to the current folder.
     Raises ConfigInvalid: one line with the first wrong field and the remedy.
     """
-    values = {**(_read(path) if path else {})}
-    for field, other in (("density", "rank"), ("rank", "density")):
-        if flags.get(field) is not None:
-            values.pop(other, None)
-    values.update(flags)
+    values = _over(preset or {}, read_toml(path) if path else {})
+    values = _over(values, flags)
     try:
         config = Config(**values)
     except ValidationError as error:
@@ -94,7 +101,19 @@ def dump(config: Config) -> str:
     return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings above over those below, without what they take the place of."""
+    gone = {
+        other
+        for name, others in REPLACES.items()
+        if above.get(name) is not None and above[name] != below.get(name)
+        for other in others
+    }
+    return {**{name: value for name, value in below.items() if name not in gone}, **above}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the settings in a file, relative paths made relative to it; raises ConfigInvalid."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -31,6 +31,11 @@ class AdapterSettings(BaseModel):
     axis: Literal["columns", "rows", "both"] | None = Field(
         None, description="lines of the mask struct besides the diagonal; default: columns"
     )
+    diagonal: bool | None = Field(
+        None,
+        description="whether the mask struct has the diagonal; default: true. Without it and with "
+        "axis columns a step needs the least memory",
+    )
     dora: bool = Field(False, description="also train the magnitude of each output channel (DoRA)")
     layers: Literal["all", "attention"] = Field(
         "all", description="weights of the UNet to train: all blocks, or only their attention"

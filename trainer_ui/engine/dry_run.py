@@ -1,0 +1,158 @@
+"""`shira train --dry-run`: what a run would be, without opening a weight or writing a file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from shira_core import keymaps
+
+from . import data, device, estimate, tuning
+from .config import Config
+from .errors import TrainingFailed
+from .estimate import Memory, Step
+from .outline import Outline, outline
+
+GB = 1e9
+HEADER = 300  # bytes per weight: its name, shape and place
+CUDA = torch.device("cuda")
+LOW = 768  # pixels
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would be. available: bytes of the GPU, None where there is none to ask."""
+
+    report: data.Report
+    resolution: int
+    steps: int
+    pictures_per_step: int
+    weights: int
+    memory: Memory
+    bytes: int
+    available: int | None
+
+    def __str__(self) -> str:
+        epochs = self.steps * self.pictures_per_step / max(1, self.report.per_epoch)
+        peak, needed = self.memory.peak / GB, self.memory.needed / GB
+        lines = [
+            ("entries", f"{self.memory.entries:,} in {self.weights} weights of the UNet"),
+            ("steps", f"{self.steps}, {epochs:.1f} epochs of {self.report.per_epoch}"),
+            ("file", f"about {self.bytes / 1e6:.1f} MB"),
+            ("GPU memory", f"about {peak:.1f} GB at most; {needed:.1f} GB should be free"),
+        ]
+        if self.memory.drawing > self.memory.peak:
+            lines.append(
+                ("samples", f"about {self.memory.drawing / GB:.1f} GB while they are decoded")
+            )
+        return "\n".join([str(self.report), *(f"{name:13} {text}" for name, text in lines)])
+
+
+def look(config: Config) -> Plan:
+    """Return the plan of a run.
+
+    Raises our errors for what `train` would refuse, and TrainingFailed, saying what to lower, when
+    the run does not fit the GPU.
+    """
+    base = outline(config.base)
+    resolution = config.resolution or base.resolution
+    dataset = data.scan(config, resolution, data.STEP * base.factor, config.seed)
+    step = step_of(config, base, max((e.bucket for e in dataset.examples), key=math.prod))
+    memory = estimate.memory(step)
+    plan = Plan(
+        report=data.report(dataset),
+        resolution=resolution,
+        steps=config.steps,
+        pictures_per_step=config.batch_size * config.accumulate,
+        weights=sum(density != 0 for density in step.layers.values()),
+        memory=memory,
+        bytes=_file_bytes(config, step, memory),
+        available=_available(config),
+    )
+    if plan.available is not None and memory.needed > plan.available:
+        raise TrainingFailed(f"{plan}\n{_advice(config, plan)}")
+    return plan
+
+
+def step_of(config: Config, base: Outline, bucket: tuple[int, int]) -> Step:
+    """Return the training step of the settings. bucket: width and height in pixels."""
+    arithmetic = _arithmetic(config, base)
+    unet = estimate.build(base.unet, arithmetic.held)
+    names = tuning.layers(unet, config.layers)
+    weights = unet.state_dict()
+    kind = keymaps.architecture({name: tuple(each.shape) for name, each in weights.items()})
+    own = tuning.by_block(config.block_density, keymaps.sources(kind, "unet", weights))
+    width, height = (side // base.factor for side in bucket)
+    return Step(
+        unet=base.unet,
+        layers={name: own(key := f"{name}.weight", weights[key]) for name in names},
+        mask=config.mask,
+        density=config.density,
+        rank=config.rank,
+        options=tuning.struct_options(config) if config.mask == "struct" else {},
+        batch=config.batch_size,
+        size=(width, height),
+        checkpointing=config.gradient_checkpointing,
+        held=arithmetic.held,
+        autocast=arithmetic.computed if arithmetic.computed != arithmetic.held else None,
+        optimizer=config.optimizer,
+        dora=config.dora,
+        ema=bool(config.ema),
+        channels_last=config.channels_last,
+    )
+
+
+def _arithmetic(config: Config, base: Outline) -> device.Arithmetic:
+    """Return the dtypes on the GPU of the settings; where there is none, on one with bfloat16."""
+    if torch.cuda.is_available() and config.device != "cpu":
+        return device.arithmetic(config, device.choose(config), base.architecture)
+    wanted = config.model_copy(update={"precision": "bf16"})
+    return device.arithmetic(
+        wanted if config.precision == "auto" else config, CUDA, base.architecture
+    )
+
+
+def _available(config: Config) -> int | None:
+    """Return the free memory of the GPU that the run would take, None where it would take none."""
+    if not torch.cuda.is_available() or device.choose(config).type != "cuda":
+        return None
+    return torch.cuda.mem_get_info(device.choose(config))[0]
+
+
+def _file_bytes(config: Config, step: Step, memory: Memory) -> int:
+    """Return the size of the adapter; unstructured masks store Rice-coded gaps (docs/format.md)."""
+    each = float(getattr(torch, config.dtype).itemsize)
+    if config.mask != "struct":
+        each += _gap_bits(memory.entries / memory.trained) / 8
+    return round(memory.entries * each) + HEADER * len(step.layers)
+
+
+def _gap_bits(density: float) -> float:
+    """Return the mean length of a gap's code: k bits, and (gap >> k) + 1 for the rest."""
+    if density >= 1:
+        return 1.0
+
+    def bits(k: int) -> float:
+        rest = (1 - density) ** (1 << k)
+        return k + 1 + rest / (1 - rest)
+
+    return min(map(bits, range(20)))
+
+
+def _advice(config: Config, plan: Plan) -> str:
+    """Return why a run does not fit, and what to change, first what costs least."""
+    remedies = [
+        (not config.gradient_checkpointing, "--gradient-checkpointing"),
+        (config.batch_size > 1, "--batch-size 1 (and more --accumulate)"),
+        (config.weights == "fp32", "--weights bf16"),
+        (config.mask != "struct", "--preset low-memory"),
+        (plan.resolution > LOW, f"--resolution {LOW}"),
+    ]
+    lower = [text for wanted, text in remedies if wanted] or ["another GPU"]
+    free = (plan.available or 0) / GB
+    return (
+        f"this does not fit: {plan.memory.needed / GB:.1f} GB are needed and the GPU has "
+        f"{free:.1f} GB free: close other programs, or try {', '.join(lower)}"
+    )
