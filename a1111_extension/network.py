@@ -10,7 +10,7 @@ from modules import extra_networks
 from . import tag
 
 
-class ShiraNetwork(extra_networks.ExtraNetwork):  # type: ignore[misc]
+class ShiraNetwork(extra_networks.ExtraNetwork):
     """Has the WebUI take our tags out of prompts; `job` acts on them after all networks."""
 
     def __init__(self) -> None:

@@ -42,7 +42,7 @@ class Written:
 
     def back(self, place: Place) -> None:
         """Write the originals."""
-        self._put(place, self.plan.original, self.wide and self.wide.original)
+        self._put(place, self.plan.original, self.wide.original if self.wide else None)
 
     def _put(self, place: Place, values: Tensor, wide: Tensor | None) -> None:
         backup = place.backup
@@ -78,7 +78,10 @@ class Patcher:
 
     def __init__(self) -> None:
         self._drafts = Drafts()
-        self._forget()
+        self._model: Callable[[], nn.Module | None] = lambda: None
+        self._stack: Stack = ()
+        self._written: list[Written] = []
+        self._on: tuple[bool, ...] = ()
 
     @property
     def stack(self) -> Stack:
@@ -153,10 +156,8 @@ class Patcher:
         return [number if on else 0.0 for number, on in zip(numbers, self._on, strict=True)]
 
     def _forget(self) -> None:
-        self._model: Callable[[], nn.Module | None] = lambda: None
-        self._stack: Stack = ()
-        self._written: list[Written] = []
-        self._on: tuple[bool, ...] = ()
+        self._model = lambda: None
+        self._stack, self._written, self._on = (), [], ()
 
 
 def _bound(draft: Draft, place: Place) -> Written:

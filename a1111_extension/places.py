@@ -70,7 +70,7 @@ def _backups(keeper: nn.Module) -> list[tuple[tuple[nn.Module, str], Tensor | No
         own, out = weights
         inner = keeper.out_proj
         found = [((keeper, "in_proj_weight"), own), ((inner, "weight"), out)]
-        return [*found, ((inner, "bias"), bias)]  # type: ignore[list-item]
+        return [*found, ((inner, "bias"), bias)]
     return [((keeper, "weight"), weights), ((keeper, "bias"), bias)]
 
 

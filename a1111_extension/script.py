@@ -14,7 +14,7 @@ from .tag import Tag
 from .ui import accordion, infotext, xyz
 
 
-class Script(scripts.Script):  # type: ignore[misc]
+class Script(scripts.Script):
     """Always on; its arguments are the values of the accordion."""
 
     def title(self) -> str:

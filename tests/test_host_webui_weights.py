@@ -116,7 +116,7 @@ def write_files(models: Path, files: FullSize) -> None:
         for part in ("to_q", "to_v", "to_out_0"):
             layer = f"lora_unet_input_blocks_{block}_1_transformer_blocks_0_attn1_{part}"
             for end, shape in (("up", (width, 4)), ("down", (4, width))):
-                lora[f"{layer}.lora_{end}.weight"] = torch.randn(shape, generator=generator) * 0.1
+                lora[f"{layer}.lora_{end}.weight"] = torch.randn(shape, generator=generator) * 0.3
     save_file(lora, str(models / "Lora" / "random.safetensors"))
 
 

@@ -12,7 +12,7 @@ from ..stack import Stack
 from .patched import Patched, Share, Shares
 
 
-class ShiraAdapter(WeightAdapterBase):  # type: ignore[misc]
+class ShiraAdapter(WeightAdapterBase):
     """A share as a weight adapter."""
 
     name = "shira"
