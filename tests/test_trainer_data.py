@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("PIL")
+pytest.importorskip("pydantic")
 from picture_files import dataset, noise, picture
 
 from trainer_ui.engine import data

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("PIL")
+pytest.importorskip("pydantic")
 from picture_files import dataset, noise, picture
 from PIL import Image
 

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 pytest.importorskip("PIL")
+pytest.importorskip("pydantic")
 pytest.importorskip("hypothesis")
 from hypothesis import given, settings
 from hypothesis import strategies as st
