@@ -36,18 +36,22 @@ class Plan:
 
     def __str__(self) -> str:
         epochs = self.steps * self.pictures_per_step / max(1, self.report.per_epoch)
-        peak, needed = self.memory.peak / GB, self.memory.needed / GB
+        memory = self.memory
+        peak, drawing, needed = (m / GB for m in (memory.peak, memory.drawing, memory.needed))
         lines = [
             ("entries", f"{self.memory.entries:,} in {self.weights} weights of the UNet"),
             ("steps", f"{self.steps}, {epochs:.1f} epochs of {self.report.per_epoch}"),
             ("file", f"about {self.bytes / 1e6:.1f} MB"),
-            ("GPU memory", f"about {peak:.1f} GB at most; {needed:.1f} GB should be free"),
+            (
+                "GPU memory",
+                f"about {peak:.1f} GB in a step{_also(drawing)}; {needed:.1f} GB should be free",
+            ),
         ]
-        if self.memory.drawing > self.memory.peak:
-            lines.append(
-                ("samples", f"about {self.memory.drawing / GB:.1f} GB while they are decoded")
-            )
         return "\n".join([str(self.report), *(f"{name:13} {text}" for name, text in lines)])
+
+
+def _also(drawing: float) -> str:
+    return f", {drawing:.1f} GB when a sample is decoded" if drawing else ""
 
 
 def look(config: Config) -> Plan:
@@ -101,6 +105,7 @@ def step_of(config: Config, base: Outline, bucket: tuple[int, int]) -> Step:
         dora=config.dora,
         ema=bool(config.ema),
         channels_last=config.channels_last,
+        vae=base.vae if config.sample_count else None,
     )
 
 
@@ -145,6 +150,7 @@ def _advice(config: Config, plan: Plan) -> str:
     """Return why a run does not fit, and what to change, first what costs least."""
     remedies = [
         (not config.gradient_checkpointing, "--gradient-checkpointing"),
+        (plan.memory.drawing > plan.memory.peak, "--sample-count 0"),
         (config.batch_size > 1, "--batch-size 1 (and more --accumulate)"),
         (config.weights == "fp32", "--weights bf16"),
         (config.mask != "struct", "--preset low-memory"),

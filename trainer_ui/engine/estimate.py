@@ -22,13 +22,6 @@ from shira_core.training import structured
 from . import tracing
 
 META = torch.device("meta")
-VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-}
 TEXT_TOKENS = 77
 POSITION = 4  # int32
 FLAT = 4 + 4  # the vector and its gradient, float32
@@ -55,6 +48,7 @@ class Step:
     unet: arguments of diffusers' UNet2DConditionModel. layers: names of the trained modules, with
     their own density, 0 for none, None for the general one.
     mask, options, density, rank: as in `masks.build`. size: (width, height) of the latents.
+    vae: arguments of diffusers' AutoencoderKL where samples are drawn, else None.
     held: dtype of the weights. autocast: dtype of the products where it is another.
     """
 
@@ -72,6 +66,7 @@ class Step:
     dora: bool = False
     ema: bool = False
     channels_last: bool = False
+    vae: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -79,8 +74,8 @@ class Step:
 class Memory:
     """Bytes. weights: of the UNet. states: of all entries. peak: the most in a training step.
 
-    drawing: the most while a sample's latents are decoded. trained: positions of the trained
-    weights, of which entries are trained.
+    drawing: the most while a sample's latents are decoded, 0 without samples. trained: positions of
+    the trained weights, of which entries are trained.
     """
 
     entries: int
@@ -93,7 +88,7 @@ class Memory:
     @property
     def needed(self) -> int:
         """Free memory that a GPU must have."""
-        return round(self.peak * (1 + SLACK)) + CONTEXT
+        return round(max(self.peak, self.drawing) * (1 + SLACK)) + CONTEXT
 
 
 def build(config: Mapping[str, Any], dtype: torch.dtype) -> Any:
@@ -125,19 +120,19 @@ def memory(step: Step) -> Memory:
         weights=weights,
         states=trained.states,
         peak=max(peak, stepping) + LIBRARIES,
-        drawing=kept + _decoding(step.size) + LIBRARIES,
+        drawing=kept + _decoding(step.vae, step.size) + LIBRARIES if step.vae else 0,
     )
 
 
-def _decoding(size: tuple[int, int]) -> int:
-    """Return what SD's VAE takes in float32 for one picture, its weights included."""
+def _decoding(config: Mapping[str, Any], size: tuple[int, int]) -> int:
+    """Return what a VAE takes in float32 for one picture, its weights included."""
     from diffusers import AutoencoderKL
 
     width, height = size
     with META:
-        vae: Any = AutoencoderKL(**VAE).requires_grad_(False)
+        vae: Any = AutoencoderKL(**config).requires_grad_(False)
     with torch.no_grad(), tracing.Meter(vae.parameters()) as meter, tracing.Rules(None):
-        vae.decode(torch.empty(1, 4, height, width, device=META))
+        vae.decode(torch.empty(1, vae.config.latent_channels, height, width, device=META))
     return meter.peak
 
 

@@ -10,20 +10,32 @@ from typing import Any
 
 from . import base as bases
 
-FACTOR = 8  # pixels per latent of SD1.5's and SDXL's VAE
+# SD1.5's and SDXL's, as arguments of diffusers' AutoencoderKL
+VAE: Mapping[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
 
 
 @dataclass(frozen=True)
 class Outline:
     """A base without weights.
 
-    architecture: "sd15" or "sdxl". unet: arguments of diffusers' UNet2DConditionModel.
-    factor: pixels per latent, along one side.
+    architecture: "sd15" or "sdxl". unet, vae: arguments of diffusers' UNet2DConditionModel and
+    AutoencoderKL.
     """
 
     architecture: str
     unet: Mapping[str, Any]
-    factor: int
+    vae: Mapping[str, Any]
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, along one side."""
+        return 2 ** (len(self.vae["block_out_channels"]) - 1)
 
     @property
     def resolution(self) -> int:
@@ -37,9 +49,9 @@ def outline(path: Path) -> Outline:
 
     architecture = bases.peek(path)
     if not path.is_dir():
-        return Outline(architecture, unet_config(Checkpoint(path)), FACTOR)
-    levels = _json(path / "vae" / "config.json").get("block_out_channels", (0, 0, 0, 0))
-    return Outline(architecture, _json(path / "unet" / "config.json"), 2 ** (len(levels) - 1))
+        return Outline(architecture, unet_config(Checkpoint(path)), VAE)
+    unet, vae = (_json(path / part / "config.json") for part in ("unet", "vae"))
+    return Outline(architecture, unet, vae or VAE)
 
 
 def _json(path: Path) -> dict[str, Any]:
