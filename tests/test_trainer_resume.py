@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import json
+import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,42 +18,17 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import resource
 
-from trainer_runs import STEPS, events, flags
+from trainer_runs import STEPS, events, flags, start_without_network, wait_until
 
+from shira_core.errors import FileExists
+from trainer_ui.engine import checkpoint
 from trainer_ui.engine.cli import main, train_command
 from trainer_ui.engine.config import load
 from trainer_ui.engine.errors import TrainingFailed
 from trainer_ui.engine.loop import train
 
-ROOT = Path(__file__).resolve().parent.parent
 Settings = dict[str, object]
 Watch = Callable[[int, torch.nn.Module], None]
-# A process that cannot open a connection, for systems without network namespaces.
-NO_SOCKETS = """
-import socket, sys
-def refuse(*_):
-    raise OSError("there is no network")
-socket.socket.connect = socket.getaddrinfo = refuse
-from shira_core.cli import main
-sys.exit(main())
-"""
-
-
-def start_without_network(arguments: list[str]) -> subprocess.Popen[str]:
-    """Start `shira` in the checkout, in an empty network namespace where the system has them."""
-    command = [sys.executable, "-c", NO_SOCKETS, *arguments]
-    isolate = [shutil.which("unshare") or "unshare", "-rn"]
-    if shutil.which("unshare") and subprocess.run([*isolate, "true"], check=False).returncode == 0:
-        command = [*isolate, *command]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
-
-
-def wait_for(process: subprocess.Popen[str], path: Path) -> None:
-    """Return when the path is there and the process goes on."""
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
 
 
 def signalling(step: int, times: int = 1) -> Watch:
@@ -83,26 +57,6 @@ def remains(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_a_killed_run_without_network_resumes_to_the_same_bytes(
-    settings: Settings, trained: tuple[Path, object]
-) -> None:
-    out = Path(str(settings["out"]))
-    folder = out.with_suffix(".run")
-    process = start_without_network(["train", *flags(settings)])
-    wait_for(process, folder / "checkpoint.safetensors")
-    process.kill()
-    process.communicate()
-    assert not out.exists()
-    with (folder / "events.jsonl").open("a") as file:
-        file.write('{"event": "st')  # what a power cut may leave
-    (folder / ".checkpoint.safetensors.0.tmp").write_bytes(b"cut")
-    assert train_command([*flags(settings), "--resume"]) == 0
-    assert out.read_bytes() == trained[0].read_bytes()
-    assert not remains(out.parent)
-    last = (folder / "events.jsonl").read_text().splitlines()[-STEPS:]
-    assert any('"done"' in line for line in last)
-
-
 def test_a_stopped_run_resumes_after_a_full_disk(
     settings: Settings, trained: tuple[Path, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,17 +81,82 @@ def test_a_stopped_run_resumes_after_a_full_disk(
     assert out.read_bytes() == trained[0].read_bytes()
 
 
-@pytest.mark.parametrize(
-    "more", [{"mask": "struct", "accumulate": 2}, {"dora": True, "flip": True}], ids=str
+KINDS: tuple[Settings, ...] = (
+    {"mask": "struct", "accumulate": 2},
+    {"dora": True, "flip": True, "ema": 0.9, "precision": "fp16"},
+    {"optimizer": "adafactor", "text_lr": 1e-2, "block_density": ["mid=0.1", "te1*=0.05"]},
+    {"optimizer": "prodigy", "lr": 1.0, "validation": 0.34, "save_every": 2, "debiased": True},
 )
+
+@pytest.mark.parametrize("more", KINDS, ids=lambda more: "-".join(map(str, more)))
 def test_every_kind_of_run_resumes_exactly(settings: Settings, more: Settings) -> None:
     """Also when the last sample of the stopped run was not the final one."""
+    if more.get("optimizer") == "prodigy":
+        pytest.importorskip("prodigyopt")
     short = {**settings, **more, "steps": 4, "sample_every": 3}
     assert train(load(None, short)) is not None
     whole = Path(str(settings["out"])).read_bytes()
     assert train(load(None, {**short, "overwrite": True}), signalling(3)) is None
     assert train(load(None, {**short, "overwrite": True, "resume": True})) is not None
     assert Path(str(settings["out"])).read_bytes() == whole
+
+
+def steps_told(folder: Path, kind: str) -> list[int]:
+    """The steps of the whole lines of a kind; some may be half written."""
+    path = folder / "events.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    told = [json.loads(line) for line in lines if line.endswith("}")]
+    return [each["step"] for each in told if each["event"] == kind]
+
+
+def test_killed_at_any_moment_a_run_loses_at_most_the_last_interval(
+    settings: Settings, trained: tuple[Path, object]
+) -> None:
+    """Killed twice, most likely while it writes, without network; refused to others meanwhile."""
+    out = Path(str(settings["out"]))
+    folder, moments = out.with_suffix(".run"), random.Random(0)
+    often = flags({**settings, "checkpoint_every": 1, "sample_count": 0})
+    for number, step in enumerate((2, 8)):
+        process = start_without_network(["train", *often, *(["--resume"] if number else [])])
+        wait_until(process, lambda step=step: step in steps_told(folder, "step"))
+        with pytest.raises(FileExists, match=r"a run that goes on \(process \d+\)"):
+            train(load(None, {**settings, "resume": True}))
+        time.sleep(moments.random() / 10)
+        process.kill()
+        process.communicate()
+        kept = checkpoint.load(folder)[0].step
+        assert kept >= steps_told(folder, "step")[-1] - 1
+        assert not out.exists()
+    with (folder / "events.jsonl").open("a") as file:
+        file.write('{"event": "st')  # what a power cut may leave
+    (folder / ".checkpoint.safetensors.0.tmp").write_bytes(b"cut")
+    assert train_command([*flags(settings), "--resume"]) == 0
+    assert steps_told(folder, "start") == sorted(steps_told(folder, "start"))
+    assert '"done"' in (folder / "events.jsonl").read_text().splitlines()[-1]
+    assert out.read_bytes() == trained[0].read_bytes()
+    assert not remains(out.parent)
+    assert not (folder / ".lock").exists()
+
+
+def test_a_loss_that_is_no_number_names_pictures_and_keeps_the_checkpoint(
+    settings: Settings,
+) -> None:
+    """A weight is spoilt after the fourth step; the checkpoint is of the third."""
+
+    def spoil(step: int, unet: torch.nn.Module) -> None:
+        if step == 4:
+            with torch.no_grad():
+                next(unet.parameters()).fill_(float("nan"))
+
+    folder = Path(str(settings["out"])).with_suffix(".run")
+    with pytest.raises(
+        TrainingFailed, match=r"at step 5, with the pictures \d\.png, \d\.png: "
+    ) as e:
+        train(load(None, {**settings, "sample_count": 0}), spoil)
+    assert "\n" not in str(e.value)
+    assert checkpoint.load(folder)[0].step == 3
+    assert events(folder)[-1]["message"] == str(e.value)
+    assert train_command([*flags(settings), "--resume"]) == 0
 
 
 def test_the_second_ctrl_c_stops_at_once_and_keeps_the_checkpoint(settings: Settings) -> None:
@@ -154,7 +173,7 @@ def test_the_second_ctrl_c_stops_at_once_and_keeps_the_checkpoint(settings: Sett
 def test_ctrl_c_before_the_first_step_leaves_no_adapter(settings: Settings) -> None:
     out = Path(str(settings["out"]))
     process = start_without_network(["train", *flags(settings)])
-    wait_for(process, out.with_suffix(".run") / "config.toml")
+    wait_until(process, (out.with_suffix(".run") / "config.toml").exists)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate()
     assert process.returncode == 130

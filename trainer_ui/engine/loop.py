@@ -73,7 +73,7 @@ def _train(
         tell.emit(events.Warned(message=line))
         say(f"warning: {line}")
 
-    opened = open_run(config, say, warn, processes.device)
+    opened = open_run(config, say, warn, processes)
     steps = Steps(config, opened, tell, board, processes)
     steps.look()
     with tuning.start(config, opened.base, steps.losses.calibration) as tuned:

@@ -17,6 +17,7 @@ from .config import Config
 from .encoding import Say
 from .errors import DataInvalid
 from .objective import generator
+from .processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,12 @@ class Opened:
     device: torch.device
 
 
-def open_run(config: Config, say: Say, warn: Say, place: torch.device | None = None) -> Opened:
+def open_run(config: Config, say: Say, warn: Say, processes: Processes = ALONE) -> Opened:
     """Open the pictures and the base of a run; raises our errors for either.
 
-    place: the device, by default that of the settings. A run to resume is compared with its
-    checkpoint before anything slow is done.
+    A run to resume is compared with its checkpoint before anything slow is done.
     """
-    place = place or device.choose(config)
+    place = processes.device or device.choose(config)
     arithmetic = device.arithmetic(config, place, bases.peek(config.base))
     say(f"opening {config.base}")
     base = _base(config, arithmetic.held)
@@ -61,6 +61,7 @@ def open_run(config: Config, say: Say, warn: Say, place: torch.device | None = N
     settings = {
         **config.fingerprint(),
         "resolution": resolution,
+        "processes": processes.count,
         "contents of the pictures": data.digest(dataset),
         "contents of the base": base.sha256,
     }

@@ -42,10 +42,13 @@ class Processes:
         self.mean(0.0)
 
 
+ALONE = Processes()
+
+
 def join(config: Config) -> Processes:
     """Join the processes that `accelerate launch` or `torchrun` started; alone without them."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Processes()
+        return ALONE
     from accelerate import PartialState
 
     state = PartialState(cpu=config.device == "cpu" or not torch.cuda.is_available())
