@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 config = pytest.importorskip("trainer_ui.engine.config")
+from trainer_ui.engine import presets, settings_page  # noqa: E402
 from trainer_ui.engine.errors import ConfigInvalid  # noqa: E402
 
 FILE = 'base = "b.safetensors"\nimages = "pictures"\nout = "style.shira"\n'
@@ -55,6 +56,7 @@ def test_the_effective_settings_survive_their_file(tmp_path: Path) -> None:
         (FILE + "density = 2\n", ("density = 2", "less than or equal to 1")),
         (FILE + "alpha = inf\n", ("alpha = inf", "finite")),
         (FILE + 'axis = "rows"\n', ("axis belongs to mask struct",)),
+        (FILE + "diagonal = false\n", ("diagonal belongs to mask struct",)),
         (FILE + "rank = 2\ndensity = 0.1\n", ("density and rank", "keep one")),
         (FILE + "resolution = 100\n", ("resolution = 100", "multiple of 8")),
         (FILE + "steps = \n", ("not valid TOML", "line 4")),
@@ -85,3 +87,40 @@ def test_text_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:
     """A name of bytes that are no UTF-8, as the command line hands it on."""
     with pytest.raises(ConfigInvalid, match="no valid text"):
         config.load(write(tmp_path, FILE), {"title": "caf\udce9"})
+
+
+def given(**more: object) -> dict[str, object]:
+    return {"base": "b.safetensors", "images": "pictures", "out": "x.shira", **more}
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_preset_is_a_run_without_more_than_files(name: str) -> None:
+    settings = config.load(None, given(), presets.read(name))
+    assert settings.steps == presets.read(name)["steps"]
+    assert len(presets.purpose(name)) > 20
+
+
+def test_a_file_is_over_a_preset_and_flags_over_both(tmp_path: Path) -> None:
+    preset = presets.read("low-memory")
+    path = write(tmp_path, FILE + "steps = 7\nlr = 1e-3\n")
+    settings = config.load(path, {"lr": 2e-3}, preset)
+    assert (settings.steps, settings.lr, settings.density) == (7, 2e-3, preset["density"])
+    assert config.load(None, given(rank=4), preset).density is None
+    other = config.load(None, given(mask="wm"), preset)
+    assert (other.mask, other.axis, other.diagonal) == ("wm", None, None)
+    assert config.load(None, given(mask="struct"), preset).diagonal is False
+
+
+def test_an_unknown_preset_is_named_with_the_nearest() -> None:
+    with pytest.raises(ConfigInvalid, match=r"'sdxl-stile': did you mean sdxl-style\?"):
+        presets.read("sdxl-stile")
+
+
+def test_the_page_of_settings_is_current() -> None:
+    page = Path(__file__).parent.parent / "docs" / "settings.md"
+    wanted = settings_page.markdown()
+    assert page.read_text(encoding="utf-8") == wanted, (
+        "run: python -m trainer_ui.engine.settings_page > docs/settings.md"
+    )
+    assert all(f"| `{name}` |" in wanted for name in config.Config.model_fields)
+    assert set(settings_page.numeric()) == set(settings_page.UNITS)

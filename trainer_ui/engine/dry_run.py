@@ -75,9 +75,14 @@ def look(config: Config) -> Plan:
         bytes=_file_bytes(config, step, memory),
         available=_available(config),
     )
-    if plan.available is not None and memory.needed > plan.available:
-        raise TrainingFailed(f"{plan}\n{_advice(config, plan)}")
+    refuse_too_large(config, plan)
     return plan
+
+
+def refuse_too_large(config: Config, plan: Plan) -> None:
+    """Raise TrainingFailed, saying what to lower, when a run does not fit the GPU."""
+    if plan.available is not None and plan.memory.needed > plan.available:
+        raise TrainingFailed(_advice(config, plan))
 
 
 def step_of(config: Config, base: Outline, bucket: tuple[int, int]) -> Step:
