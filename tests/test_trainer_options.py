@@ -61,6 +61,14 @@ def test_prodigy_has_one_rate(settings: Settings) -> None:
         train(config)
 
 
+def test_a_rate_that_stifles_prodigy_is_told(settings: Settings) -> None:
+    pytest.importorskip("prodigyopt")
+    path = train(load(None, {**settings, "optimizer": "prodigy", "steps": 1, "sample_count": 0}))
+    assert path is not None
+    told = [e for e in events(path.with_suffix(".run")) if e["event"] == "warning"]
+    assert any("set lr to 1 (now 0.01)" in str(e["message"]) for e in told)
+
+
 def test_blocks_have_their_own_densities(settings: Settings) -> None:
     """Counted in the file, weight by weight."""
     blocks = ["mid=0.1", "in*=0", "out11=0.05", "out*=0.01"]

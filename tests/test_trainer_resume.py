@@ -18,7 +18,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import resource
 
-from trainer_runs import STEPS, events, flags, start_without_network, wait_until
+from trainer_runs import events, flags, start_without_network, wait_until
 
 from shira_core.errors import FileExists
 from trainer_ui.engine import checkpoint
@@ -87,6 +87,7 @@ KINDS: tuple[Settings, ...] = (
     {"optimizer": "adafactor", "text_lr": 1e-2, "block_density": ["mid=0.1", "te1*=0.05"]},
     {"optimizer": "prodigy", "lr": 1.0, "validation": 0.34, "save_every": 2, "debiased": True},
 )
+
 
 @pytest.mark.parametrize("more", KINDS, ids=lambda more: "-".join(map(str, more)))
 def test_every_kind_of_run_resumes_exactly(settings: Settings, more: Settings) -> None:

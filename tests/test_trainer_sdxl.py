@@ -13,8 +13,10 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import sd_modules
 import tiny_xl
+from trainer_runs import flags, start_without_network
 
 from shira_core import keymaps
+from shira_core.cli import main
 from shira_core.names import UNET
 from trainer_ui.engine import single_file
 from trainer_ui.engine.base import Base, open_base
@@ -196,3 +198,15 @@ def test_what_is_missing_is_named(weights: Weights, tmp_path: Path) -> None:
             open_base(path)
         assert expected in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_file_trains_without_network_and_the_result_verifies(
+    settings: dict[str, object], weights: Weights, tmp_path: Path
+) -> None:
+    """In an empty network namespace where the system has them; tokenizers and configs are there."""
+    path = tiny_xl.write_file(tmp_path / "xl.safetensors", weights)
+    more = {"base": str(path), "resolution": 64, "steps": 2, "text_lr": 1e-3}
+    process = start_without_network(["train", *flags({**settings, **more})])
+    output, error = process.communicate(timeout=300)
+    assert process.returncode == 0, output + error
+    assert main(["verify", str(settings["out"]), "--base", str(path)]) == 0

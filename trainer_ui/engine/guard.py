@@ -78,7 +78,13 @@ def clear_errors(config: Config) -> Iterator[None]:
 
 
 def _no_memory(where: str, config: Config) -> TrainingFailed:
-    return TrainingFailed(
-        f"the {where} is out of memory: lower batch_size (now {config.batch_size}; raise "
-        "accumulate to make up for it), lower resolution, or turn gradient_checkpointing on"
-    )
+    """Return the error with all that would still lower the memory."""
+    lines = [f"lower batch_size (now {config.batch_size}; raise accumulate to make up for it)"]
+    if not config.gradient_checkpointing:
+        lines.append("turn gradient_checkpointing on")
+    if config.weights not in ("bf16", "fp16"):
+        lines.append("set weights and precision to bf16")
+    if config.text_lr:
+        lines.append("leave text_lr out")
+    advice = ", ".join(lines)
+    return TrainingFailed(f"the {where} is out of memory: {advice}, or lower resolution")

@@ -10,7 +10,7 @@ from torch import nn
 
 from shira_core.atomic import atomic_write
 
-from . import checkpoint, events, guard, tuning
+from . import checkpoint, events, guard, optimizers, tuning
 from .board import Board
 from .config import Config, dump
 from .display import Display
@@ -73,6 +73,8 @@ def _train(
         tell.emit(events.Warned(message=line))
         say(f"warning: {line}")
 
+    for line in optimizers.notes(config):
+        warn(line)
     opened = open_run(config, say, warn, processes)
     steps = Steps(config, opened, tell, board, processes)
     steps.look()

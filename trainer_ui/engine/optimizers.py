@@ -24,6 +24,13 @@ def make(groups: Groups, config: Config) -> Optimizer:
     return _MAKERS[config.optimizer](groups, config)
 
 
+def notes(config: Config) -> list[str]:
+    """Return a line for what is allowed and likely a mistake."""
+    if config.optimizer == "prodigy" and config.lr < 0.1:
+        return [f"prodigy finds the rate itself, times lr: set lr to 1 (now {config.lr})"]
+    return []
+
+
 def _adamw(groups: Groups, config: Config) -> Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
 
