@@ -28,6 +28,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv 1x1": (lambda: nn.Conv2d(6, 9, 1), (2, 6, 4, 5)),
     "conv 3x3": (lambda: nn.Conv2d(9, 6, 3, padding=1, bias=False), (2, 9, 5, 4)),
     "conv, stride": (lambda: nn.Conv2d(6, 7, 3, stride=2, padding=1), (2, 6, 7, 6)),
+    "conv 1x1, stride": (lambda: nn.Conv2d(6, 7, 1, stride=2, padding=1), (2, 6, 5, 4)),
     "conv, dilation": (lambda: nn.Conv2d(7, 6, (3, 2), padding=(2, 0), dilation=2), (2, 7, 5, 6)),
 }
 OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -147,6 +148,27 @@ def test_sixteen_bits(
             results.append((y.detach(), x.grad, gradient(run)))
     assert torch.equal(results[0][0], results[1][0])
     torch.testing.assert_close(results[0][1:], results[1][1:], rtol=2e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("case", STRUCTS, ids=str)
+def test_channels_last_and_checkpointing(
+    case: tuple[list[int], list[int], bool], autocast: bool
+) -> None:
+    """Both at once, as a UNet is trained; accuracy is that of float32 against float64."""
+    module = seeded(lambda: nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.Conv2d(8, 6, 1)))
+    exact = copy.deepcopy(module).double()
+    module.to(memory_format=torch.channels_last)
+    x, results = drawn((2, 6, 5, 4)), []
+    for each, dtype, on in ((module, torch.float32, autocast), (exact, torch.float64, False)):
+        with finetune(each, masks=masks_of(each, case)) as run:
+            start = x.to(dtype, copy=True).requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16, enabled=on):
+                y = checkpoint(each, start, use_reentrant=False)
+            y.square().sum().backward()
+            results.append((start.grad.double(), gradient(run).double()))
+    tolerance = {"rtol": 5e-2, "atol": 0.5} if autocast else {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(*results, **tolerance)
 
 
 @pytest.mark.parametrize("layer", OTHERS)

@@ -94,6 +94,61 @@ def test_the_adapter_gives_the_trained_weights_bit_for_bit(
         assert all(torch.equal(trained[name], now) for name, now in weights_of(module).items())
 
 
+def check_trained(module: nn.Module, inputs: Tensor, mask: str, density: float) -> None:
+    """Train, and compare the weights with W + delta in dense arithmetic, then with the base."""
+    base = weights_of(module)
+    with finetune(module, mask, density=density) as run:
+        optimizer = torch.optim.AdamW(run.parameters(), lr=0.05)
+        for _ in range(2):
+            module(inputs).float().square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        run.update()
+        trained, adapter = weights_of(module), run.adapter()
+    for name in adapter.weights:
+        wide = base[name].double() if base[name].dtype == torch.float64 else base[name].float()
+        delta = adapter.weights[name].dense().to(wide.dtype)
+        assert torch.equal(trained[name], (wide + delta).to(base[name].dtype))
+        assert not torch.equal(trained[name], base[name])
+    assert all(torch.equal(now, base[name]) for name, now in weights_of(module).items())
+
+
+class Widening(nn.Module):
+    """Layers of several dtypes, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        dtypes = (torch.float32, torch.bfloat16, torch.bfloat16, torch.float64, torch.float32)
+        self.layers = nn.ModuleList(nn.Linear(12, 12).to(dtype) for dtype in dtypes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x.to(layer.weight.dtype)))
+        return x
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_weights_of_several_dtypes_are_written_each_in_its_own(mask: str) -> None:
+    check_trained(Widening(), batch("linear", 0), mask, 0.2)
+
+
+def test_more_entries_than_are_written_at_a_time() -> None:
+    large, small = nn.Linear(1500, 3000), nn.Linear(3000, 5)
+    check_trained(nn.Sequential(large, small), torch.ones(2, 1500), "wm", 0.99)
+
+
+def test_another_memory_format_inside_a_run() -> None:
+    module, twin = build("conv"), build("conv")
+    with finetune(module, density=0.2) as run, finetune(twin, density=0.2) as other:
+        module.to(memory_format=torch.channels_last)
+        for each, own in ((module, run), (twin, other)):
+            train(each, own, "conv")
+            own.update()
+        torch.testing.assert_close(weights_of(module), weights_of(twin), rtol=1e-3, atol=1e-4)
+    base = weights_of(build("conv"))
+    assert all(torch.equal(now, base[name]) for name, now in weights_of(module).items())
+
+
 @pytest.mark.parametrize("raising", [False, True])
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("kind", NETS)
