@@ -40,6 +40,8 @@ class Script(scripts.Script):
         if second is not None and rows:
             second.setdefault(tag.KIND, []).extend(map(_parameters, rows))
         names = _names(p.extra_network_data, second or {})
+        for key in (infotext.ROWS, infotext.HASHES):  # jobs of one grid share their infotext
+            p.extra_generation_params.pop(key, None)
         p.extra_generation_params.update(infotext.written(paths.LIBRARY, rows, names))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
 from types import ModuleType
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from webui_jobs import FIRST, SECOND, Setting, jobs_setting  # noqa: F401 - a fixture
 from webui_model import check_bits, check_equal, expected
-from webui_stubs import script_callbacks
+from webui_stubs import processing, script_callbacks
 
 from a1111_extension import problems
 
@@ -64,6 +65,16 @@ def test_a_job_without_rows_says_nothing(setting: Setting, module: Any) -> None:
     p = setting.draw("cat", scripts=scripts(module, "[]"))
     assert p.extra_generation_params == {}
     check_bits(setting.seen[0], setting.base)
+
+
+def test_jobs_that_share_their_infotext_do_not_tell_of_each_other(
+    setting: Setting, module: Any
+) -> None:
+    p = setting.draw("cat", scripts=scripts(module, [ROW]))
+    cell = copy.copy(p)
+    cell.scripts = scripts(module, "[]")
+    processing.process_images_inner(cell)
+    assert cell.extra_generation_params == {}
 
 
 @pytest.mark.parametrize("rows", ["[{", [{"alpha": 1}], [{**ROW, "alpha": "x"}]])
