@@ -209,8 +209,12 @@
         { hidden: usual && !opened.has(row.name), className: "shira-further" },
         field("Text encoder", number(alpha_te, set("alpha_te", null), encoder)),
         field("Blocks", make("input", { ...factors, onchange, label: "Factors of single blocks; 0 leaves one out" })),
-        field("From", number(start, set("start", 0), { ...span, className: "shira-start" })),
-        field("to", number(stop, set("stop", 1), { ...span, className: "shira-stop" })),
+        make(
+          "span",
+          {},
+          field("From", number(start, set("start", 0), { ...span, className: "shira-start" })),
+          field("to", number(stop, set("stop", 1), { ...span, className: "shira-stop" })),
+        ),
       );
       return more;
     }

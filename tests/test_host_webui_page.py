@@ -6,6 +6,7 @@ Screenshots of each step are kept in pytest's temporary folder, `screens*`.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ STYLES = ("riso", "blueprint")
 NASTY = "a<img src=x onerror=alert(1)>"
 BROKEN = "broken"
 SIZE, STEPS = 128, 4
+LABELS = ("[SHiRA] adapter", "[SHiRA] alpha")
 
 
 @pytest.fixture(scope="module")
@@ -222,20 +224,31 @@ def test_other_programs_list_files_and_send_rows(server: Server) -> None:
     assert set(listed) == {f"{name}.shira" for name in (*STYLES, NASTY, BROKEN)}
     assert listed["riso.shira"]["words"] == ["riso style"]
     assert "get it again" in listed["broken.shira"]["error"]
-    assert [shown(server, rows) for rows in ([{"name": "riso", "alpha": 0.5}], "riso: 0.5")] == [
-        "<shira:riso:0.5>",
-        "<shira:riso:0.5>",
-    ]
+    for rows in ([{"name": "riso", "alpha": 0.5}], "riso: 0.5"):
+        assert draw(server, rows, {})["extra_generation_params"]["SHiRA"] == "<shira:riso:0.5>"
 
 
-def shown(server: Server, rows: object) -> str:
-    """Draw with rows; return what the infotext says of them."""
-    return json_info(server, {"alwayson_scripts": {"SHiRA": {"args": [rows]}}})["SHiRA"]
+def test_axes_vary_the_first_row(server: Server) -> None:
+    info = next(
+        each
+        for each in server.ask("/sdapi/v1/script-info")
+        if each["name"] == "x/y/z plot" and not each["is_img2img"]
+    )
+    nothing, adapter, alpha = map(info["args"][0]["choices"].index, ("Nothing", *LABELS))
+    values = [each["value"] for each in info["args"]]
+    values[:9] = [adapter, "", list(STYLES), alpha, "0.25, 1", [], nothing, "", []]
+    rows = [{"name": "riso", "stop": 0.5}, {"name": NASTY, "alpha": 0}]
+    more = {"script_name": "x/y/z plot", "script_args": values}
+    answer = draw(server, rows, more)
+    found = re.findall(r'SHiRA: "<shira:(\S+)> <shira:', "\n".join(answer["infotexts"]))
+    cells = {f"{name}:{number}:stop=0.5" for name in STYLES for number in ("0.25", "1")}
+    assert set(found) == cells
 
 
-def json_info(server: Server, more: dict[str, Any]) -> dict[str, Any]:
-    """Draw; return the parameters of the first picture."""
+def draw(server: Server, rows: object, more: dict[str, Any]) -> dict[str, Any]:
+    """Draw with rows of the API; return what the WebUI says of the pictures."""
     size = {"prompt": "cat", "steps": 1, "width": 64, "height": 64}
-    answer = server.ask("/sdapi/v1/txt2img", {**size, **more}, DRAW_SECONDS)
-    found: dict[str, Any] = json.loads(answer["info"])["extra_generation_params"]
-    return found
+    ours = {"alwayson_scripts": {"SHiRA": {"args": [rows]}}}
+    answer = server.ask("/sdapi/v1/txt2img", {**size, **ours, **more}, DRAW_SECONDS)
+    told: dict[str, Any] = json.loads(answer["info"])
+    return told
