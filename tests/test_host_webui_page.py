@@ -127,6 +127,9 @@ def test_errors_are_shown_and_names_are_no_html(webui: WebUI) -> None:
     webui.readout().get_by_text(NASTY).wait_for()
     webui.choose_page("SHiRA")
     webui.card("riso").wait_for()
+    webui.prompt("a cat")
+    webui.card(BROKEN).click()
+    assert webui.prompted() == "a cat <shira:broken:1>"
     webui.page.shoot("cards")
     assert webui.tab.locator("img[src='x']").count() == 0
 
@@ -226,6 +229,8 @@ def test_other_programs_list_files_and_send_rows(server: Server) -> None:
     assert "get it again" in listed["broken.shira"]["error"]
     for rows in ([{"name": "riso", "alpha": 0.5}], "riso: 0.5"):
         assert draw(server, rows, {})["extra_generation_params"]["SHiRA"] == "<shira:riso:0.5>"
+    for rows, error in (("broken", "get it again"), ([{"name": "riso", "alpha": "x"}], "0.8")):
+        assert error in draw(server, rows, {})["extra_generation_params"]["SHiRA error"]
 
 
 def test_axes_vary_the_first_row(server: Server) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ class Page(ui_extra_networks.ExtraNetworksPage):
 
     def __init__(self) -> None:
         super().__init__(TITLE)
-        self.allow_negative_prompt = True
 
     def refresh(self) -> None:
         """Forget what the host remembers of the folders."""
@@ -68,7 +67,7 @@ class Page(ui_extra_networks.ExtraNetworksPage):
         item["preview"] = item["preview"] or cards.thumbnail(LIBRARY, card.name)
         item["search_terms"] += [html.escape(each) for each in (card.title, *card.words)]
         self.read_user_metadata(item)
-        return item | _prompts(card, item["user_metadata"])
+        return item | _prompts(name, card.words, item["user_metadata"])
 
     def create_user_metadata_editor(self, ui: Any, tabname: str) -> Editor:
         return Editor(ui, tabname, self)
@@ -97,7 +96,7 @@ class Page(ui_extra_networks.ExtraNetworksPage):
         }
 
     def _broken(self, name: str, index: int | None, error: str) -> dict[str, Any] | None:
-        """Return a card that says what is wrong with a file, and adds nothing to a prompt.
+        """Return a card that says what is wrong with a file; its tag does so, too.
 
         A safetensors file that is no adapter has no card.
         """
@@ -107,8 +106,8 @@ class Page(ui_extra_networks.ExtraNetworksPage):
             return None
         if path.suffix != ".shira":
             return None
-        said = {"description": _shown(error), "prompt": quote_js("")}
-        return self._item(name, index, path) | said | {"user_metadata": {}}
+        said = {"description": _shown(error), "user_metadata": {}}
+        return self._item(name, index, path) | said | _prompts(name, (), {})
 
 
 class Editor(UserMetadataEditor):
@@ -161,14 +160,14 @@ class Editor(UserMetadataEditor):
         self.page.lister.update_file_entry(str(path))
 
 
-def _prompts(card: Card, noted: dict[str, Any]) -> dict[str, str]:
+def _prompts(name: str, words: Sequence[str], noted: dict[str, Any]) -> dict[str, str]:
     """Return JavaScript for what a click adds to the prompts."""
-    start = cards.tag_of(card.name).rpartition(":")[0]
+    start = cards.tag_of(name).rpartition(":")[0]
     weight = _weight(noted)
     alpha = quote_js(f"{weight:g}") if weight else "opts.extra_networks_default_multiplier"
     prompt = f"{quote_js(start + ':')} + {alpha} + {quote_js('>')}"
-    if card.words and shared.opts.shira_card_words:
-        prompt += " + " + quote_js(" " + ", ".join(card.words))
+    if words and shared.opts.shira_card_words:
+        prompt += " + " + quote_js(" " + ", ".join(words))
     negative = str(noted.get("negative text", ""))
     return {
         "prompt": prompt,
