@@ -42,7 +42,8 @@ def test_two_processes_train_what_one_does_with_twice_the_accumulation(
     settings: Settings,
 ) -> None:
     short: Settings = {**settings, "steps": 3, "sample_count": 0, "device": "cpu"}
-    short |= {"dtype": "float32", "validation": 0.34, "ema": 0.9}
+    short |= {"dtype": "float32", "validation": 0.34, "ema": 0.9, "mask": "grad"}
+    short |= {"calibration": 1}
     ended = train_in_two({**short, "save_every": 2})
     assert [code for code, _, _ in ended] == [0, 0], ended
     out = Path(str(settings["out"]))

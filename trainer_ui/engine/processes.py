@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .config import Config
 
@@ -36,6 +37,14 @@ class Processes:
         total = torch.tensor(value, device=self.device)
         torch.distributed.all_reduce(total)
         return total.item() / self.count
+
+    def of_first(self, value: Tensor) -> Tensor:
+        """Return the first process's tensor, where GPUs may have added up in another order."""
+        if self.count == 1:
+            return value
+        common = value.to(self.device)
+        torch.distributed.broadcast(common, 0)
+        return common.to(value.device)
 
     def wait(self) -> None:
         """Go on when all processes are here."""

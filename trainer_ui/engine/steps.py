@@ -77,7 +77,7 @@ class Steps:
         """Do one step: forward and backward for each of its batches, then move the entries."""
         state, started = self.state, time.perf_counter()
         rate, batches = state.set_rate(), self._batches()
-        loss = self._backward(batches)
+        loss = self._backward(batches[self._processes.rank :: self._processes.count])
         norm = state.gradient_norm()
         overflowed = state.scale is not None and not math.isfinite(norm)
         if not math.isfinite(loss if overflowed else loss + norm) or state.hopeless(overflowed):
@@ -91,17 +91,16 @@ class Steps:
         self._board.scalars(state.done, loss=loss, norm=norm, lr=rate)
         display.step(state.done, self._pace, left)
 
-    def _batches(self) -> list[int]:
-        """Return this process's batches of the step to come.
+    def _batches(self) -> range:
+        """Return the batches of the step to come: `accumulate` for each process.
 
-        A step has `accumulate` times as many as there are processes, dealt out one by one, so that
-        two processes train what one does with twice the accumulation.
+        They are dealt out one by one, so that two processes train what one does with twice the
+        accumulation.
         """
         count = self._config.accumulate * self._processes.count
-        first = self.state.done * count
-        return list(range(first, first + count))[self._processes.rank :: self._processes.count]
+        return range(self.state.done * count, (self.state.done + 1) * count)
 
-    def _backward(self, batches: list[int]) -> float:
+    def _backward(self, batches: range) -> float:
         """Gather the mean gradient of the batches over all processes; return the mean loss."""
         total, scale = 0.0, self.state.scale.value if self.state.scale else 1.0
         for number in batches:
@@ -113,7 +112,7 @@ class Steps:
         self.state.tuning.reduce_gradients()
         return self._processes.mean(total)
 
-    def _no_number(self, batches: list[int]) -> TrainingFailed:
+    def _no_number(self, batches: range) -> TrainingFailed:
         names = dict.fromkeys(name for number in batches for name in self.losses.names(number))
         return TrainingFailed(
             f"the loss is no number any more at step {self.state.done + 1}, with the pictures "

@@ -21,6 +21,7 @@ from .base import Base
 from .config import Config
 from .config.adapter import density_of
 from .errors import ConfigInvalid
+from .processes import ALONE, Processes
 
 DensityOf = Callable[[str, Tensor], "float | None"]
 # The UNet's blocks; its ends (conv_in, time_embedding, conv_out) are small and change everything.
@@ -110,11 +111,16 @@ class Tuning:
 
 
 @contextmanager
-def start(config: Config, base: Base, loss: Callable[[int], Tensor]) -> Iterator[Tuning]:
+def start(
+    config: Config,
+    base: Base,
+    loss: Callable[[int], Tensor],
+    processes: Processes = ALONE,
+) -> Iterator[Tuning]:
     """Train the chosen entries of the base's UNet and of the text encoders that it has, inside.
 
     loss: of calibration batch 0, 1, ...; asked only by the masks grad and snip, which measure the
-    dense gradients first.
+    dense gradients first. All processes train the same entries.
     """
     modules = base.modules
     sources = {
@@ -123,7 +129,7 @@ def start(config: Config, base: Base, loss: Callable[[int], Tensor]) -> Iterator
     }
     _check_blocks(config, [each.name for own in sources.values() for each in own.values()])
     options = {
-        component: _options(config, base, component, sources[component], loss)
+        component: _options(config, base, component, sources[component], loss, processes)
         for component in modules
     }
     with ExitStack() as stack:
@@ -140,6 +146,7 @@ def _options(
     component: str,
     sources: Mapping[str, Source],
     loss: Callable[[int], Tensor],
+    processes: Processes,
 ) -> dict[str, Any]:
     """Return the arguments of `finetune` for one component."""
     module = base.modules[component]
@@ -148,9 +155,10 @@ def _options(
     if config.mask in ("grad", "snip"):
         batches = range(config.calibration)
         # the sums are as large as the module, so they are kept off the device
-        options["gradients"] = calibrate(
+        sums = calibrate(
             module, batches, lambda _, number: loss(number), layers=chosen, device="cpu"
         )
+        options["gradients"] = {name: processes.of_first(each) for name, each in sums.items()}
     if config.block_density:
         options["density_of"] = by_block(config.block_density, sources)
     return options | {
