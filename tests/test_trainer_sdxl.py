@@ -13,14 +13,17 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 import sd_modules
 import tiny_xl
-from trainer_runs import flags, start_without_network
+from trainer_runs import events, flags, start_without_network
 
+import shira_core as shira
 from shira_core import keymaps
 from shira_core.cli import main
 from shira_core.names import UNET
 from trainer_ui.engine import single_file
 from trainer_ui.engine.base import Base, open_base
+from trainer_ui.engine.config import load
 from trainer_ui.engine.errors import BaseInvalid
+from trainer_ui.engine.loop import train
 
 TE2 = single_file.TEXT_XL_2
 Weights = dict[str, torch.Tensor]
@@ -210,3 +213,40 @@ def test_a_file_trains_without_network_and_the_result_verifies(
     output, error = process.communicate(timeout=300)
     assert process.returncode == 0, output + error
     assert main(["verify", str(settings["out"]), "--base", str(path)]) == 0
+
+
+def deltas(path: Path) -> Weights:
+    weights = shira.load(path).weights
+    return {name: weights[name].values for name in weights}
+
+
+def test_folder_and_file_train_alike(
+    settings: dict[str, object], folder: Path, weights: Weights, tmp_path: Path
+) -> None:
+    """Their losses, and the entries that are trained."""
+    file = tiny_xl.write_file(tmp_path / "xl.safetensors", weights)
+    more = {"resolution": 64, "steps": 2, "overwrite": True}
+    losses, found = [], []
+    for base in (folder, file):
+        out = train(load(None, {**settings, **more, "base": str(base)}))
+        assert out is not None
+        told = [e for e in events(out.with_suffix(".run")) if e["event"] == "step"]
+        losses.append([e["loss"] for e in told])
+        found.append(deltas(out))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert found[0].keys() == found[1].keys()
+    assert all(len(found[0][name]) == len(found[1][name]) for name in found[0])
+
+
+def test_v_prediction_with_zero_terminal_snr_trains(
+    settings: dict[str, object], weights: Weights, tmp_path: Path
+) -> None:
+    marked = {**weights, "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    path = tiny_xl.write_file(tmp_path / "v.safetensors", marked)
+    more = {"base": str(path), "resolution": 64, "steps": 3, "batch_size": 4}
+    out = train(load(None, {**settings, **more}))
+    assert out is not None
+    assert shira.load(out).header.prediction_type == "v_prediction"
+    values = torch.cat(list(deltas(out).values()))
+    assert torch.isfinite(values).all()
+    assert values.any()
