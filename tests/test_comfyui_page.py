@@ -18,7 +18,7 @@ from PIL import Image
 
 WEB = hosts.ROOT / "comfyui_nodes" / "web"
 LOCALES = hosts.ROOT / "locales"
-WORKFLOWS = sorted((hosts.ROOT / "example_workflows").glob("*.json"))
+WORKFLOWS = sorted((hosts.ROOT / "workflows").glob("*.json"))
 SCRIPTS = sorted(WEB.glob("*.js"))
 LANGUAGES = ("en", "zh", "ja", "ko")
 THUMBNAIL_BYTES = 60_000

@@ -20,6 +20,7 @@ from hosts import CLONE, Server
 
 pytestmark = hosts.needs("COMFYUI_DIR")
 CHECKPOINT, ADAPTERS = "sd15-reference.safetensors", ("blueprint-sd15.shira", "riso-sd15.shira")
+BAKED = "checkpoints/test_00001_.safetensors"
 COMPACT = "compact.shira"
 NASTY = "a<img src=x onerror=alert(1)>.shira"
 LOADER, STACK = "SHiRALoader", "SHiRAStack"
@@ -238,6 +239,38 @@ def test_examples_open_from_the_template_browser(page: Page, name: str) -> None:
     page.show(EXAMPLES[name])
     page.tab.locator(".shira-panel").first.wait_for()
     page.shoot(f"example_{name}")
+
+
+def test_every_node_runs(page: Page, comfyui: Server, base: Path, adapters: Path) -> None:
+    """One workflow with all nodes; it saves an adapter and bakes a checkpoint, too."""
+    before = set(comfyui.ask("/history"))
+    text = (hosts.ROOT / "workflows" / "tests" / "every-node.json").read_text("utf-8")
+    page.run("(text) => app.loadGraphData(JSON.parse(text))", text)
+    page.tab.wait_for_function(OPENED)
+    page.tab.get_by_test_id("queue-button").click()
+
+    def finished() -> dict[str, Any] | None:
+        new = [run for name, run in comfyui.ask("/history").items() if name not in before]
+        return new[0] if new else None
+
+    run = comfyui.wait(finished, hosts.DRAW_SECONDS, "end of the workflow")
+    baked = base / "output" / "checkpoints" / "test_00001_.safetensors"
+    assert run["status"]["status_str"] == "success", run["status"]["messages"][-1]
+    assert baked.stat().st_size > 1e9
+    baked.unlink()
+    (adapters / "saved by the test.shira").unlink()
+    said = "\n".join(text for output in run["outputs"].values() for text in output.get("text", ()))
+    for part in (
+        "trigger words: riso print",
+        "applied in place",
+        "overlap",
+        "wrote saved by",
+        BAKED,
+    ):
+        assert part in said, said
+    pictures = [len(output.get("images", ())) for output in run["outputs"].values()]
+    assert sorted(pictures, reverse=True)[:3] == [2, 1, 1]  # the sweep's, the other, the heat map
+    page.shoot("every_node")
 
 
 @pytest.mark.parametrize("node", [LOADER, STACK])
