@@ -151,3 +151,16 @@ def test_the_result_loads_into_diffusers_pipeline(xl: Settings) -> None:
     assert changed == {"unet", "te1", "te2"}
     loaded.remove()
     assert all(torch.equal(before[n], v) for n, v in sd_modules.snapshot(pipe).items())
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp16"])
+def test_narrow_weights_train_all_components(xl: Settings, kind: str) -> None:
+    """The deltas stay in float32: they are finer than the weights' own steps."""
+    more = {"weights": kind, "precision": kind, "lr": 1e-5, "text_lr": 1e-5}
+    path = train(load(None, {**xl, **more}))
+    assert path is not None
+    adapter = shira.load(path)
+    assert min(components(adapter).values()) > 100
+    values = torch.cat([adapter.weights[name].values for name in adapter.weights])
+    assert torch.isfinite(values).all()
+    assert values.abs().max() < 1e-3
