@@ -10,13 +10,17 @@ batches of one size, and use torch's fused AdamW. Base weights are bfloat16; wha
 trained is float32. The forward pass runs under bfloat16 autocast, as trainers do it; in the cases
 named `-plain` it does not: a base in bfloat16 needs none where nothing is added to the forward
 pass. LoRA's parameters are bfloat16 there, without a float32 copy: the least that it can cost.
+In the cases named `-graph`, a CUDA graph replays the whole step, so that Python costs no time; the
+checkpoints do not save the random numbers' state there, and the optimizer is "capturable".
 
 Each case runs in a process of its own, most important first, and is written to the results when it
 is done; cases that the file has are not run again. Figures per case:
 - step_ms: median of forward, backward and optimizer, waiting for the GPU after each step.
 - write_ms, forward_ms, backward_ms, optimizer_ms: medians of the parts; writing means that our
   weights take over the vector. gather_ms: reading all entries from dense gradients of the
-  weights' size, which is a part of backward.
+  weights' size, which is a part of backward. A replayed step has no parts.
+- host_ms: median time until the step was launched. Near step_ms, the GPU waits for Python.
+- losses: of the first timed steps. Those of a method are equal with and without a graph, nearly.
 - allocated, reserved: most bytes in torch's allocator during the steps, model included.
 """
 
@@ -24,11 +28,9 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import itertools
 import json
 import multiprocessing
 import os
-import statistics
 import sys
 import time
 from dataclasses import dataclass
@@ -40,16 +42,16 @@ import torch
 import training_unets as unets
 from common import RESULTS, machine
 from training_methods import ALL, METHODS, Trained, trained
+from training_steps import CapturedSteps, Steps, between, mark, wait
 
 RANK, RANKS = 32, (8, 16, 64, 128)
 MAIN = ("lora", "wm", "columns", "struct")
 WARMUP, STEPS, FEWEST = 3, 20, 5
-PARTS = ("write", "forward", "backward", "optimizer")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement, named `sdxl-b1-ck/wm`, with `@rank` and `-plain` where they differ."""
+    """One measurement, named `sdxl-b1-ck/wm`; `@rank`, `-plain`, `-graph` where they differ."""
 
     model: str
     batch: int
@@ -57,12 +59,14 @@ class Case:
     method: str
     rank: int = RANK
     plain: bool = False
+    graph: bool = False
 
     @property
     def name(self) -> str:
         setting = f"{self.model}-b{self.batch}{'-ck' if self.checkpointing else ''}"
         rank = "" if self.rank == RANK else f"@{self.rank}"
-        return f"{setting}/{self.method}{rank}{'-plain' if self.plain else ''}"
+        ways = ("-plain" if self.plain else "") + ("-graph" if self.graph else "")
+        return f"{setting}/{self.method}{rank}{ways}"
 
 
 def cases() -> list[Case]:
@@ -74,12 +78,20 @@ def cases() -> list[Case]:
     return [
         *(Case(*setting, method) for setting in first for method in MAIN),
         *(Case(*setting, method, plain=True) for setting in first for method in MAIN),
+        *(
+            Case(*setting, method, plain=plain, graph=True)
+            for setting in first
+            for plain in (False, True)
+            for method in MAIN
+        ),
         *(Case(*setting, method) for setting in first for method in others),
         *(Case(*setting, method) for setting in then for method in MAIN),
         *(Case(*setting, method) for setting in first for method in ALL),
         *(Case("sd15", 4, False, method, rank) for method in ("wm", "columns") for rank in RANKS),
         *(Case(*setting, method) for setting in last for method in MAIN),
         *(Case(*setting, method, plain=True) for setting in then for method in MAIN),
+        *(Case(*setting, method, graph=True) for setting in then + last for method in MAIN),
+        *(Case(*setting, method, graph=True) for setting in first for method in others),
         *(Case(*setting, method) for setting in then + last for method in others),
     ]
 
@@ -88,16 +100,15 @@ def measure(case: Case, tiny: bool, seconds: float) -> dict[str, Any]:
     """Measure one case in this process."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = (unets.TINY if tiny else unets.FULL)[case.model]
-    unet = unets.build(config, device, case.checkpointing)
+    unet = unets.build(config, device, case.checkpointing, case.graph)
     dtype = torch.bfloat16 if case.plain else torch.float32
     batch = unets.batch(config, case.batch, device, dtype)
     with trained(case.method, unet, 2 if tiny else case.rank, case.plain) as method:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        steps = _Steps(method, batch, device, case.plain)
-        for _ in range(1 if tiny else WARMUP):
-            steps.run()
-        steps.times.clear()
+        kind = CapturedSteps if case.graph and device.type == "cuda" else Steps
+        steps = kind(method, batch, device, case.plain)
+        steps.prepare(1 if tiny else WARMUP)
         started = time.perf_counter()
         for done in range(2 if tiny else STEPS):
             if done >= FEWEST and time.perf_counter() - started > seconds:
@@ -105,52 +116,9 @@ def measure(case: Case, tiny: bool, seconds: float) -> dict[str, Any]:
             steps.run()
         return {
             "parameters": sum(each.numel() for each in method.parameters),
-            "steps": len(steps.times),
-            **steps.medians(),
+            **steps.results(),
             **_memory(device),
-            **(_gather(method, device) if method.run else {}),
-            "loss": steps.loss,
-        }
-
-
-class _Steps:
-    """Training steps, and how long their parts took."""
-
-    def __init__(
-        self, method: Trained, batch: unets.Batch, device: torch.device, plain: bool
-    ) -> None:
-        self._method, self._batch, self._device = method, batch, device
-        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=not plain)
-        fused = device.type == "cuda"  # without it, a step computes on copies of all parameters
-        self._optimizer = torch.optim.AdamW(method.parameters, lr=1e-4, fused=fused)
-        self.times: list[list[float]] = []
-        self.loss = 0.0
-
-    def run(self) -> None:
-        """Do one step as a trainer does it."""
-        marks = [_mark(self._device)]
-        if self._method.write:
-            self._method.write()
-        marks.append(_mark(self._device))
-        with self._autocast:
-            predicted = self._batch.predict(self._method.model)
-        loss = torch.nn.functional.mse_loss(predicted.float(), self._batch.noise.float())
-        marks.append(_mark(self._device))
-        loss.backward()
-        marks.append(_mark(self._device))
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        marks.append(_mark(self._device))
-        self.loss = loss.item()
-        _wait(self._device)
-        self.times.append([_between(*pair) for pair in itertools.pairwise(marks)])
-
-    def medians(self) -> dict[str, float]:
-        step = statistics.median(map(sum, self.times))
-        parts = map(statistics.median, zip(*self.times, strict=True))
-        return {
-            "step_ms": round(step, 3),
-            **{f"{name}_ms": round(part, 3) for name, part in zip(PARTS, parts, strict=True)},
+            **(_gather(method, device) if method.run and not case.graph else {}),
         }
 
 
@@ -164,13 +132,13 @@ def _gather(method: Trained, device: torch.device) -> dict[str, float]:
     places = [(weights[name].detach(), mask.positions) for name, mask in method.run.masks.items()]
     times = []
     for _ in range(WARMUP):
-        start, before = 0, _mark(device)
+        start, before = 0, mark(device)
         for weight, positions in places:
             total[start : start + len(positions)] += entries.read(weight, positions)
             start += len(positions)
-        after = _mark(device)
-        _wait(device)
-        times.append(_between(before, after))
+        after = mark(device)
+        wait(device)
+        times.append(between(before, after))
     return {"gather_ms": round(min(times), 3)}
 
 
@@ -182,23 +150,6 @@ def _memory(device: torch.device) -> dict[str, Any]:
         "reserved": torch.cuda.max_memory_reserved(),
         "device": torch.cuda.get_device_name(),
     }
-
-
-def _mark(device: torch.device) -> Any:
-    if device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def _between(start: Any, stop: Any) -> float:
-    return (stop - start) * 1e3 if isinstance(start, float) else start.elapsed_time(stop)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def _child(send: Connection, case: Case, tiny: bool, seconds: float) -> None:

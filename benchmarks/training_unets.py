@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 TEXT_TOKENS = 77
 _XL = {
@@ -63,8 +64,14 @@ class Batch:
         return model(self.latents, self.times, self.context, **arguments).sample
 
 
-def build(config: dict[str, Any], device: torch.device, checkpointing: bool) -> nn.Module:
-    """Return a frozen bfloat16 UNet in training mode, made on the device."""
+def build(
+    config: dict[str, Any], device: torch.device, checkpointing: bool, capturable: bool = False
+) -> nn.Module:
+    """Return a frozen bfloat16 UNet in training mode, made on the device.
+
+    capturable: checkpoints do not save the state of the random numbers, which no graph can read;
+    a UNet without dropout draws none.
+    """
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(0)
@@ -77,8 +84,12 @@ def build(config: dict[str, Any], device: torch.device, checkpointing: bool) -> 
         torch.set_default_dtype(usual)
     unet.requires_grad_(False).train()
     if checkpointing:
-        unet.enable_gradient_checkpointing()
+        unet.enable_gradient_checkpointing(_checkpoint if capturable else None)
     return unet
+
+
+def _checkpoint(module: nn.Module, *arguments: Any) -> Any:
+    return checkpoint(module, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 def batch(config: dict[str, Any], size: int, device: torch.device, dtype: torch.dtype) -> Batch:
