@@ -57,7 +57,10 @@ class Run:
         return sum(site.count for site in self._vector.sites)
 
     def update(self) -> None:
-        """Make every weight hold round(W + delta) of the vector as it is now."""
+        """Make every weight hold round(W + delta) of the vector as it is now.
+
+        A CUDA graph that replays whole steps has to hold this call, too: a replay goes unseen.
+        """
         self._vector.update()
 
     def reduce_gradients(self, over: Any = None) -> None:
