@@ -59,9 +59,12 @@ class MemoryWeights(dict[str, SparseDelta]):
         return name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adapter:
-    """A SHiRA adapter: header and weights, in memory or backed by a file (`path`)."""
+    """A SHiRA adapter: header and weights, in memory or backed by a file (`path`).
+
+    Equal to itself alone, so that what was made of an adapter can be kept by it.
+    """
 
     header: Header
     weights: Weights

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import comfy.model_management
 import comfy.utils
 
-import shira_core as shira
 from shira_core import pairs, rows
+from shira_core.adapter import Adapter
 from shira_core.alpha import Alpha
 from shira_core.errors import ShiraError
+from shira_core.mixing import Mixer
 from shira_core.modes import MODES
 from shira_core.plan import Entry
 
@@ -88,8 +90,14 @@ def joined(stack: rows.Stack, mode: str) -> rows.Stack:
     """Return a stack that adds up to what a mode makes of this one."""
     if mode == "sum" or len(stack) < 2:
         return stack
-    mixed = shira.mix([(entry.adapter, entry.alpha) for entry in stack], mode)
+    mixed = _mixer(*(entry.adapter for entry in stack)).mix([e.alpha for e in stack], mode)
     return (Entry(mixed, Alpha()),)
+
+
+@lru_cache(maxsize=1)
+def _mixer(*adapters: Adapter) -> Mixer:
+    """Return what mixes these adapters; the last one is kept, for the next move of a slider."""
+    return Mixer(adapters)
 
 
 def _progress(stack: rows.Stack) -> pairs.Step:
