@@ -79,8 +79,7 @@ def infotext(opened: WebUI) -> str:
     opened.ours("more", 1).click()
     opened.ours("te", 1).fill("-0.125")
     opened.ours("blocks", 1).fill("mid=0, in4=0.5")
-    opened.ours("stop", 1).fill("0.75")
-    opened.ours("stop", 1).press("Tab")
+    opened.ours("blocks", 1).press("Tab")
     opened.ours("word").click()
     opened.number("width", SIZE)
     opened.number("height", SIZE)
@@ -135,10 +134,7 @@ def test_errors_are_shown_and_names_are_no_html(webui: WebUI) -> None:
 
 
 def test_the_infotext_says_rows_and_hashes(infotext: str) -> None:
-    assert (
-        'SHiRA: "<shira:riso:0.8> <shira:blueprint:1:te=-0.125:lbw=mid=0;in4=0.5:stop=0.75>"'
-        in infotext
-    )
+    assert 'SHiRA: "<shira:riso:0.8> <shira:blueprint:1:te=-0.125:lbw=mid=0;in4=0.5>"' in infotext
     assert 'SHiRA hashes: "riso: ' in infotext
     assert "SHiRA error" not in infotext
 
@@ -150,7 +146,7 @@ def test_a_pasted_infotext_gives_the_rows_back(webui: WebUI, infotext: str) -> N
     first, second = webui.rows()
     assert first.pop("hash") != second.pop("hash")
     usual = {"on": True, "alpha_te": None, "blocks": "", "start": 0, "stop": 1}
-    changed = {"alpha_te": -0.125, "blocks": "mid=0, in4=0.5", "stop": 0.75}
+    changed = {"alpha_te": -0.125, "blocks": "mid=0, in4=0.5"}
     assert first == {**usual, "name": "riso.shira", "alpha": 0.8}
     assert second == {**usual, "name": "blueprint.shira", "alpha": 1, **changed}
     assert webui.prompted() == "riso style"
@@ -242,11 +238,11 @@ def test_axes_vary_the_first_row(server: Server) -> None:
     nothing, adapter, alpha = map(info["args"][0]["choices"].index, ("Nothing", *LABELS))
     values = [each["value"] for each in info["args"]]
     values[:9] = [adapter, "", list(STYLES), alpha, "0.25, 1", [], nothing, "", []]
-    rows = [{"name": "riso", "stop": 0.5}, {"name": NASTY, "alpha": 0}]
+    rows = [{"name": "riso", "blocks": "mid=0"}, {"name": NASTY, "alpha": 0}]
     more = {"script_name": "x/y/z plot", "script_args": values}
     answer = draw(server, rows, more)
     found = re.findall(r'SHiRA: "<shira:(\S+)> <shira:', "\n".join(answer["infotexts"]))
-    cells = {f"{name}:{number}:stop=0.5" for name in STYLES for number in ("0.25", "1")}
+    cells = {f"{name}:{number}:lbw=mid=0" for name in STYLES for number in ("0.25", "1")}
     assert set(found) == cells
 
 

@@ -32,7 +32,9 @@ def serving_page(checkout: Checkout, data: Path, checkpoints: Path) -> Iterator[
     (data / "extensions").mkdir(parents=True, exist_ok=True)
     (data / "extensions" / CLONE).symlink_to(hosts.ROOT)
     kind = "forge" if (checkout.folder / "modules_forge").is_dir() else "a1111"
-    folders = ("--data-dir", str(data), "--ckpt-dir", str(checkpoints))
+    # Forge serves scripts of its own page only from the folder of its data.
+    allowed = ("--gradio-allowed-path", str(checkout.folder))
+    folders = ("--data-dir", str(data), "--ckpt-dir", str(checkpoints), *allowed)
     start = (*START, *ON_CPU[kind], *folders)
     log, ready = data / "log.txt", "/sdapi/v1/options"
     with hosts.serving(checkout, start, log, ready, said="Startup time") as server:
