@@ -138,12 +138,12 @@ class Patcher:
         for name in names:
             cells.check_layout(name, found[name].weight)
         drafts = self._drafts.of(adapters, {name: found[name].weight.device for name in names})
-        written = [_bound(draft, found[name]) for name, draft in drafts.items()]
-        self._model, self._stack, self._written = weakref.ref(model), tuple(stack), written
+        self._model, self._stack = weakref.ref(model), tuple(stack)
         self._on = tuple(each.start == 0.0 for each in stack)
         try:
-            for each in written:
-                each.write(found[each.plan.name], self._factors(each.plan.name))
+            for name, draft in drafts.items():  # read and written at once, from the same cache
+                self._written.append(_bound(draft, found[name]))
+                self._written[-1].write(found[name], self._factors(name))
         except BaseException:
             self.take_off()
             raise
