@@ -1,0 +1,21 @@
+"""Training jobs: a queue on disk, the processes that train, and how far they are.
+
+job <- store <- runner (with process, outcome); progress (with follow) reads what a run tells.
+"""
+
+from .job import Job, JobRefused
+from .progress import Kept, Progress, Sample, progress, thin
+from .runner import Runner
+from .store import Store
+
+__all__ = [
+    "Job",
+    "JobRefused",
+    "Kept",
+    "Progress",
+    "Runner",
+    "Sample",
+    "Store",
+    "progress",
+    "thin",
+]

@@ -1,0 +1,6 @@
+"""The pictures of a data set and their captions, as a page shows and edits them."""
+
+from .edit import Change, Edit
+from .folder import Folder, Item, Statistics
+
+__all__ = ["Change", "Edit", "Folder", "Item", "Statistics"]
