@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shira_core.adapter import Adapter
 from shira_core.errors import InvalidValue
+from shira_core.keymaps import comfy
 from shira_core.names import component
 from shira_core.plan import Entry
 
-from . import keys
 from .inject import Record, Window, install, record_of, why_patches, without_ours
 from .patch import Share, ShiraPatch, last, shares
 
@@ -34,10 +33,9 @@ def to_clip(clip: Any, stack: Sequence[Entry]) -> Any:
 
 def scheduled(model: Any, stack: Sequence[Entry], start: float, end: float) -> Any:
     """Return a clone of a model that has a stack from `start` to `end` (0..1) of each run."""
-    weights = model.model.state_dict()
-    windows = [
-        Window(entry, keys.model_part(entry.adapter, weights), start, end) for entry in stack
-    ]
+    _refuse_vae(stack)
+    shapes = _shapes(model.model)
+    windows = [Window(entry, comfy.denoiser(entry.adapter, shapes), start, end) for entry in stack]
     result = model.clone()
     known = record_of(result) or Record(without_ours(result), result.patches_uuid)
     install(result, replace(known, windows=(*known.windows, *windows)))
@@ -46,23 +44,38 @@ def scheduled(model: Any, stack: Sequence[Entry], start: float, end: float) -> A
 
 def model_names(module: Any, stack: Sequence[Entry]) -> Names:
     """Return, by the name in ComfyUI's model, the name in the adapters and those that have it."""
-    weights = module.state_dict()
+    _refuse_vae(stack)
+    shapes = _shapes(module)
     found: dict[str, tuple[str, list[Entry]]] = {}
     for entry in stack:
-        for key, name in keys.model_part(entry.adapter, weights).items():
+        for key, name in comfy.denoiser(entry.adapter, shapes).items():
             found.setdefault(key, (name, []))[1].append(entry)
     return found
 
 
 def clip_names(module: Any, stack: Sequence[Entry]) -> Names:
     """The same for a text encoder, whose entries have translated adapters."""
-    weights = module.state_dict()
+    _refuse_vae(stack)
+    shapes = _shapes(module)
     found: dict[str, tuple[str, list[Entry]]] = {}
     for entry in stack:
-        part: Adapter = keys.clip_part(entry.adapter, weights)
+        part = comfy.encoders(entry.adapter, shapes)
         for key in part.weights:
             found.setdefault(key, (key, []))[1].append(replace(entry, adapter=part))
     return found
+
+
+def _shapes(module: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _refuse_vae(stack: Sequence[Entry]) -> None:
+    for adapter in (entry.adapter for entry in stack):
+        if any(component(name) == "vae" for name in adapter.weights):
+            raise InvalidValue(
+                f"{adapter.path or adapter.header.title} changes the VAE, which ComfyUI cannot "
+                "patch: bake it into a checkpoint with SHiRA Bake"
+            )
 
 
 def way(model: Any, stack: Sequence[Entry], encoder: Any) -> str:

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from shira_core.adapter import Adapter, Header, MemoryWeights
 from shira_core.errors import InvalidValue
+from shira_core.keymaps.comfy import DENOISER
 from shira_core.mask import Mask, SparseDelta
 from shira_core.names import UNET, detect
-
-from .keys import DENOISER
 
 Step = Callable[[], None]
 

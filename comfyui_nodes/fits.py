@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import folder_paths
 
-from shira_core.check import check_fit
 from shira_core.container import read_header
 from shira_core.errors import ShiraError
-from shira_core.names import UNET, component, detect
-from shira_core.translate import Source, translated
+from shira_core.keymaps import comfy
+from shira_core.names import UNET, detect
 
 from .folder import LIBRARY
 
 FOLDERS = ("checkpoints", "diffusion_models")
-Shapes = dict[str, Sequence[int]]
 
 
 def problem(name: str, folder: str, file: str) -> str:
@@ -28,16 +25,13 @@ def problem(name: str, folder: str, file: str) -> str:
     path = folder_paths.get_full_path(folder, file) if folder in FOLDERS else None
     if path is None or not path.endswith(".safetensors"):
         return ""
-    shapes: Shapes = {key: info.shape for key, info in read_header(Path(path)).tensors.items()}
-    if not any(key.startswith(UNET) for key in shapes):  # a denoiser alone has no prefix
-        shapes = {UNET + key: shape for key, shape in shapes.items()}
+    found = {key: tuple(info.shape) for key, info in read_header(Path(path)).tensors.items()}
+    whole = any(key.startswith(UNET) for key in found)  # a denoiser alone has no prefix
+    shapes = {(key if whole else UNET + key): shape for key, shape in found.items()}
     if detect(shapes) == "unknown":
         return ""
-    own = [key for key in adapter.weights if component(key) == "unet"]
-    apart = tuple(key for key in adapter.weights if component(key) != "unet")
-    named = {(key if key.startswith(UNET) else UNET + key): Source(key) for key in own}
     try:
-        check_fit(translated(adapter, named, apart=apart), shapes)
+        comfy.denoiser(adapter, {key.removeprefix("model."): v for key, v in shapes.items()})
     except ShiraError as error:
         return str(error).replace(str(adapter.path), name)  # the page needs no path
     return ""

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from shira_core import entries as cells
-from shira_core.adapter import Adapter
+from shira_core.drafts import Drafts
 from shira_core.errors import InvalidValue
-from shira_core.plan import Draft, Entry, Plan, alphas, draft, read
+from shira_core.plan import Entry, Plan, alphas
 
 from .patch import Share, alone, ours
 
@@ -133,7 +133,8 @@ class Run:
         self._windows = record.windows if record else ()
         reason = why_patches(patcher)
         self._static = {} if reason else _static(patcher)
-        self._written: list[tuple[str, Plan, tuple[Entry, ...]]] = []
+        self._stack = self._entries()
+        self._written: list[tuple[str, Plan]] = []
         self._active: tuple[bool, ...] = (False,) * len(self._windows)
         if self._windows:
             _check_windows(patcher, self._windows)
@@ -155,16 +156,16 @@ class Run:
 
     def write(self) -> None:
         """Write all entries; those of windows are off at first."""
-        drafts = _DRAFTS.setdefault(self.patcher.model, {})
-        wanted = self._entries()
-        for key in [key for key in drafts if key not in wanted]:
-            del drafts[key]
-        for key, (name, stack) in wanted.items():
-            weight = self._weight(key)
-            cells.check_layout(key, weight)
-            plan = _draft(drafts, key, name, stack, weight.device).bind(weight)
-            self._written.append((key, plan, stack))
-            self._put(key, plan, plan.values(self._alphas(plan.name, stack)))
+        names = self._names()
+        for key in names:
+            cells.check_layout(key, self._weight(key))
+        adapters = [entry.adapter for entry in self._stack]
+        devices = {name: self._weight(key).device for key, name in names.items()}
+        drafts = _DRAFTS.setdefault(self.patcher.model, Drafts()).of(adapters, devices)
+        for key, name in names.items():
+            plan = drafts[name].bind(self._weight(key))
+            self._written.append((key, plan))
+            self._put(key, plan, plan.values(self._alphas(key, plan.name)))
 
     def at(self, sigma: float) -> None:
         """Switch windows on and off for the step at this noise level."""
@@ -179,30 +180,37 @@ class Run:
             for key in window.names
         }
         self._active = active
-        for key, plan, stack in self._written:
+        for key, plan in self._written:
             if key in changed:
-                self._put(key, plan, plan.values(self._alphas(plan.name, stack)))
+                self._put(key, plan, plan.values(self._alphas(key, plan.name)))
 
     def close(self) -> None:
         """Write the originals back."""
         while self._written:
-            key, plan, _ = self._written.pop()
+            key, plan = self._written.pop()
             self._put(key, plan, plan.original)
 
-    def _entries(self) -> dict[str, tuple[str, tuple[Entry, ...]]]:
-        """Return, by the host's name, the name in the adapters and all that have it."""
-        found = {key: (share.name, share.entries) for key, share in self._static.items()}
+    def _entries(self) -> tuple[Entry, ...]:
+        """Return all entries of all weights, each once."""
+        static = [entry for share in self._static.values() for entry in share.entries]
+        every = (*static, *(window.entry for window in self._windows))
+        return tuple({id(entry): entry for entry in every}.values())
+
+    def _names(self) -> dict[str, str]:
+        """Return the name in the adapters by the host's name."""
+        found = {key: share.name for key, share in self._static.items()}
         for window in self._windows:
-            for key, name in window.names.items():
-                found[key] = (name, (*found.get(key, (name, ()))[1], window.entry))
+            found |= window.names
         return found
 
-    def _alphas(self, name: str, stack: tuple[Entry, ...]) -> list[float]:
-        """Return the alphas of one weight; 0 for windows that are off."""
+    def _alphas(self, key: str, name: str) -> list[float]:
+        """Return the alpha of every entry for one weight; 0 for those that are off there."""
+        share = self._static.get(key)
+        on = {id(entry) for entry in share.entries} if share else set()
         states = zip(self._windows, self._active, strict=True)
-        off = {id(window.entry) for window, on in states if not on}
-        pairs = zip(stack, alphas(stack, name), strict=True)
-        return [0.0 if id(entry) in off else alpha for entry, alpha in pairs]
+        on |= {id(window.entry) for window, active in states if active}
+        pairs = zip(self._stack, alphas(self._stack, name), strict=True)
+        return [alpha if id(entry) in on else 0.0 for entry, alpha in pairs]
 
     def _weight(self, key: str) -> Tensor:
         weight: Tensor = comfy.utils.get_attr(self.patcher.model, key)
@@ -214,29 +222,7 @@ class Run:
 
 
 _RUNS: WeakKeyDictionary[Any, Run] = WeakKeyDictionary()
-_Cached = tuple[tuple[Adapter, ...], torch.device, Draft]
-_DRAFTS: WeakKeyDictionary[Any, dict[str, _Cached]] = WeakKeyDictionary()
-
-
-def _draft(
-    drafts: dict[str, _Cached],
-    key: str,
-    name: str,
-    stack: tuple[Entry, ...],
-    device: torch.device,
-) -> Draft:
-    """Return the draft of a weight: the one of the run before, if it had the same adapters."""
-    adapters = tuple(entry.adapter for entry in stack)
-    found = drafts.get(key)
-    if found and found[1] == device and _identical(found[0], adapters):
-        return found[2]
-    made = draft(name, {i: read(each, name, device) for i, each in enumerate(adapters)})
-    drafts[key] = (adapters, device, made)
-    return made
-
-
-def _identical(first: tuple[Adapter, ...], second: tuple[Adapter, ...]) -> bool:
-    return len(first) == len(second) and all(a is b for a, b in zip(first, second, strict=True))
+_DRAFTS: WeakKeyDictionary[Any, Drafts] = WeakKeyDictionary()
 
 
 def _static(patcher: Any) -> dict[str, Share]:
