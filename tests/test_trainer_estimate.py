@@ -183,6 +183,27 @@ def test_what_does_not_fit_is_refused_with_what_to_lower(tmp_path: Path) -> None
         dry_run.refuse_too_large(config, replace(plan, available=plan.memory.needed - 1))
 
 
+@pytest.mark.parametrize("dry", [True, False])
+def test_the_command_refuses_what_does_not_fit(
+    dry: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU that tells how much is free: no more and no less than what the run needs."""
+    needed = dry_run.look(settings(tmp_path, sample_count=0)).memory.needed
+    flags = ["--base", BASE, "--images", tmp_path / "pictures", "--out", tmp_path / "x.shira"]
+    flags += ["--device", "cpu", "--resolution", 64, "--steps", 1, "--sample-count", 0]
+    command = [*map(str, flags), *(["--dry-run"] if dry else [])]
+    monkeypatch.setattr(dry_run, "available", lambda config: needed - 1)
+    assert train_command(command) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("shira train: this does not fit:")
+    assert "--gradient-checkpointing" in line
+    assert line.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
+    monkeypatch.setattr(dry_run, "available", lambda config: needed)
+    assert train_command(command) == 0
+    assert (tmp_path / "x.shira").exists() != dry
+
+
 def test_own_densities_of_blocks_count(tmp_path: Path) -> None:
     config = settings(tmp_path, block_density=("mid=0.5", "out*=0"))
     wanted = dry_run.step_of(config, outline(BASE), (64, 64))

@@ -65,13 +65,14 @@ def _train(given: dict[str, Any]) -> int:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         _quiet()
-        if dry:
-            from .dry_run import look
+        from . import dry_run
 
-            print(look(config))
+        if dry:
+            print(dry_run.look(config))
         else:
             from .loop import train
 
+            dry_run.check(config)
             train(config)
     except ShiraError as error:
         print(f"shira train: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 import torch
@@ -73,10 +74,16 @@ def look(config: Config) -> Plan:
         weights=sum(density != 0 for density in step.layers.values()),
         memory=memory,
         bytes=_file_bytes(config, step, memory),
-        available=_available(config),
+        available=available(config),
     )
     refuse_too_large(config, plan)
     return plan
+
+
+def check(config: Config) -> None:
+    """Raise what `look` does, where there is a GPU to run out of memory: seconds, not minutes."""
+    if available(config) is not None:
+        look(config)
 
 
 def refuse_too_large(config: Config, plan: Plan) -> None:
@@ -124,11 +131,16 @@ def _arithmetic(config: Config, base: Outline) -> device.Arithmetic:
     )
 
 
-def _available(config: Config) -> int | None:
-    """Return the free memory of the GPU that the run would take, None where it would take none."""
-    if not torch.cuda.is_available() or device.choose(config).type != "cuda":
+def available(config: Config) -> int | None:
+    """Return the free memory of the GPU that the run would take, None where it would take none.
+
+    CUDA's own part, which this question takes at once, counts as free: `Memory.needed` has it.
+    """
+    if not torch.cuda.is_available() or (place := device.choose(config)).type != "cuda":
         return None
-    return torch.cuda.mem_get_info(device.choose(config))[0]
+    if place.index is None:  # one of several processes has its own
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.cuda.mem_get_info(place)[0] + estimate.CONTEXT
 
 
 def _file_bytes(config: Config, step: Step, memory: Memory) -> int:
