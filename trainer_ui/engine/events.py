@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
+NAME = "events.jsonl"
+
 
 class Event(BaseModel):
     """What all events have. time: seconds since 1970."""

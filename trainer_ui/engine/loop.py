@@ -21,7 +21,7 @@ from .steps import Steps
 from .stop import GracefulStop
 
 Watch = Callable[[int, nn.Module], None]
-EVENTS, SETTINGS, BOARD = "events.jsonl", "config.toml", "tensorboard"
+SETTINGS, BOARD = "config.toml", "tensorboard"
 
 
 def train(config: Config, watch: Watch | None = None) -> Path | None:
@@ -34,7 +34,7 @@ def train(config: Config, watch: Watch | None = None) -> Path | None:
         if processes.first:
             stack.enter_context(guard.claimed(config))
         processes.wait()
-        tell = Events(folder / EVENTS if processes.first else None, append=config.resume)
+        tell = Events(folder / events.NAME if processes.first else None, append=config.resume)
         stack.callback(tell.close)
         stack.enter_context(_told(tell))
         if processes.first:

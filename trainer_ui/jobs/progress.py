@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 
+from ..engine import events
+from .follow import Follower, Point
 from .job import Job
+from .outcome import tail
+from .store import settings_of
 
-Point = tuple[int, float]
+ROUNDED = 0.01  # seconds: the times of events are
+LINES = 200  # of the log
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,39 @@ class Progress:
 
 def progress(job: Job) -> Progress:
     """Return how far a job is. Reads what is new since the last call, at most some megabytes."""
-    raise NotImplementedError
+    if job.started is None:
+        return Progress(error=job.message if job.state == "failed" else "")
+    told = _follower(job.run_folder / events.NAME, job.started - ROUNDED)
+    told.read()
+    start, last = told.start, told.last
+    return Progress(
+        step=last.step if last else start.step if start else 0,
+        steps=start.steps if start else 0,
+        losses=tuple(told.losses),
+        rates=tuple(told.rates),
+        validation=tuple(told.validation),
+        seconds_left=last.eta if last and job.active else None,
+        samples=tuple(Sample(step, path, _alphas(job.toml)) for step, path in told.samples),
+        checkpoints=tuple(Kept(step, path) for step, path in told.kept),
+        checkpoint=told.checkpoint,
+        warnings=tuple(told.warnings),
+        log=tuple(tail(job.log)[-LINES:]),
+        error=job.message if job.state == "failed" else "",
+    )
 
 
 def thin(points: Sequence[Point], count: int = 500) -> list[Point]:
-    """Return about `count` points, each the mean of its neighbours: what a chart can show."""
-    raise NotImplementedError
+    """Return at most `count` points, each the mean of its neighbours: what a chart can show."""
+    width = -(-len(points) // count)
+    parts = (points[place : place + width] for place in range(0, len(points), width or 1))
+    return [(part[-1][0], fmean(value for _, value in part)) for part in parts]
+
+
+@lru_cache(maxsize=64)
+def _follower(path: Path, since: float) -> Follower:
+    return Follower(path, since)
+
+
+@lru_cache(maxsize=64)
+def _alphas(toml: str) -> tuple[float, ...]:
+    return settings_of(toml).sample_alphas

@@ -6,13 +6,14 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..engine import config as settings
-from .job import ACTIVE, Job, JobRefused, State
+from ..engine.errors import ConfigInvalid
+from .job import Job, JobRefused, State
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,7 +37,10 @@ CREATE TABLE IF NOT EXISTS jobs (
 )"""
 COLUMNS = "id, name, state, toml, out, created, started, resumed, ended, message, device"
 WAIT = 5.0  # seconds for another process that writes
-OVER = ("stopped", "done", "failed")
+TIMES: dict[str, str] = {
+    "running": ", started = COALESCE(started, :now), resumed = :now, ended = NULL",
+    **dict.fromkeys(("stopped", "done", "failed"), ", ended = :now"),
+}
 
 
 class Store:
@@ -48,8 +52,9 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = Path(path).absolute()
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(self.path, timeout=WAIT)) as database:
+            database.execute("PRAGMA journal_mode = WAL")  # stays so; not in a transaction
         with self._open() as database:
-            database.execute("PRAGMA journal_mode = WAL")
             database.execute(TABLE)
 
     def add(self, name: str, toml: str) -> Job:
@@ -58,7 +63,7 @@ class Store:
         toml: settings; relative paths are relative to the current folder.
         Raises ConfigInvalid, one line with the first wrong setting.
         """
-        config = _read(toml)
+        config = settings_of(toml)
         with self._open() as database:
             cursor = database.execute(
                 "INSERT INTO jobs (position, name, state, toml, out, created, message, device) "
@@ -81,26 +86,17 @@ class Store:
 
     def set_state(self, id: int, state: State, message: str = "") -> Job:
         """Set state and message, and the times that belong to them."""
-        now = time.time()
-        times = {"running": "started = COALESCE(started, ?), resumed = ?, ended = NULL"}
-        times |= dict.fromkeys(OVER, "ended = ?")
-        clause = times.get(state, "")
-        values: list[Any] = [state, _line(message), *[now] * clause.count("?"), id]
-        comma = ", " if clause else ""
         with self._open() as database:
-            database.execute(
-                f"UPDATE jobs SET state = ?, message = ?{comma}{clause} WHERE id = ?", values
-            )
+            _set(database, self._get(database, id), state, message)
             return self._get(database, id)
 
-    def change(self, id: int, states: tuple[State, ...], state: State, what: str) -> Job:
-        """Change the state if it is one of `states`; raises JobRefused, naming `what` else."""
+    def change(self, id: int, states: Sequence[State], state: State, message: str = "") -> bool:
+        """Do the same if the state is one of `states`, and tell whether it was."""
         with self._open() as database:
             job = self._get(database, id)
-            if job.state not in states:
-                raise JobRefused(f"{job.name} is {job.state}: only {what}")
-            database.execute("UPDATE jobs SET state = ?, message = '' WHERE id = ?", (state, id))
-            return self._get(database, id)
+            if job.state in states:
+                _set(database, job, state, message)
+            return job.state in states
 
     def rename(self, id: int, name: str) -> Job:
         """Give a job another name; its files keep theirs."""
@@ -111,7 +107,7 @@ class Store:
     def duplicate(self, id: int) -> Job:
         """Put a copy at the end of the queue, which writes to a file of another name."""
         job = self.get(id)
-        config = _read(job.toml)
+        config = settings_of(job.toml)
         taken = {each.out for each in self.all()}
         copy = config.model_copy(update={"out": _free(config.out, taken)})
         return self.add(f"{job.name} (copy)", _text(copy))
@@ -148,9 +144,10 @@ class Store:
         """Yield a connection in a transaction of its own, undone when anything is raised."""
         database = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
         try:
-            database.execute("PRAGMA synchronous = FULL")
+            database.execute("BEGIN IMMEDIATE")
             yield database
-        finally:
+            database.execute("COMMIT")
+        finally:  # what is not committed is undone
             database.close()
 
     def _get(self, database: sqlite3.Connection, id: int) -> Job:
@@ -160,16 +157,28 @@ class Store:
         return self._job(row)
 
     def _job(self, row: tuple[Any, ...]) -> Job:
-        number, name, state, toml, out, *rest = row
-        folder = self.path.parent / "jobs" / str(number)
-        return Job(number, name, state, toml, Path(out), *rest, folder=folder)
+        values = dict(zip(COLUMNS.split(", "), row, strict=True))
+        values |= {"out": Path(values["out"]), "folder": self._folder(values["id"])}
+        return Job(**values)
+
+    def _folder(self, id: int) -> Path:
+        return self.path.parent / "jobs" / str(id)
 
 
-def _read(toml: str) -> settings.Config:
+def _set(database: sqlite3.Connection, job: Job, state: State, message: str) -> None:
+    values = {"id": job.id, "state": state, "message": _line(message), "now": time.time()}
+    times = TIMES.get(state, "")
+    database.execute(
+        f"UPDATE jobs SET state = :state, message = :message{times} WHERE id = :id", values
+    )
+
+
+def settings_of(toml: str) -> settings.Config:
+    """Return the settings in a TOML text; raises ConfigInvalid."""
     try:
         values = tomllib.loads(toml)
     except tomllib.TOMLDecodeError as error:
-        raise settings.ConfigInvalid(f"this is not valid TOML: {error}: correct it") from None
+        raise ConfigInvalid(f"this is not valid TOML: {error}: correct it") from None
     return settings.load(None, values)
 
 
