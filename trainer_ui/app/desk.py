@@ -1,0 +1,110 @@
+"""What all tabs work with: the folders, the queue, the settings on the page."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shira_core.errors import ShiraError
+
+from ..engine.config import PATHS, Config, load
+from ..engine.errors import ConfigInvalid
+from ..jobs import Job, Runner, Store
+from ..pictures import Folder
+from ..roots import Roots
+from . import fields
+from .draft import Draft
+
+STATE, ADAPTERS, DATASETS = "trainer", "adapters", "datasets"
+KEPT_FOLDERS = 4
+
+
+@dataclass
+class Folders:
+    """The picture folders that were opened last; one that goes is closed."""
+
+    _open: OrderedDict[tuple[Path, int], Folder] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def open(self, path: Path, resolution: int) -> Folder:
+        """Return a folder, the open one if it is; raises DataInvalid."""
+        with self._lock:
+            key = (path, resolution)
+            if key not in self._open:
+                self._open[key] = Folder(path, resolution)
+            self._open.move_to_end(key)
+            while len(self._open) > KEPT_FOLDERS:
+                self._open.popitem(last=False)[1].close()
+            return self._open[key]
+
+    def forget(self, path: Path) -> None:
+        """Read a folder anew when it is opened next."""
+        with self._lock:
+            for key in [key for key in self._open if key[0] == path]:
+                self._open.pop(key).close()
+
+
+@dataclass(frozen=True)
+class Desk:
+    """home: the first of the roots, where new files go."""
+
+    roots: Roots
+    store: Store
+    runner: Runner
+    draft: Draft
+    folders: Folders = field(default_factory=Folders)
+
+    @property
+    def home(self) -> Path:
+        return self.roots.folders[0]
+
+    def place(self, name: str, text: str | Path) -> Path:
+        """Return the path of a setting; a mere name of `out` lies among the adapters."""
+        if name == "out" and Path(text).name == str(text):
+            text = self.home / ADAPTERS / str(text)
+            if text.suffix.lower() not in (".shira", ".safetensors"):
+                text = text.with_name(f"{text.name}.shira")
+        return self.roots.resolve(text)
+
+    def config(self, values: Mapping[str, Any]) -> Config:
+        """Return the settings of the page's components; raises our errors, one line each."""
+        given = fields.settings(values)
+        for name in PATHS:
+            if name in given:
+                given[name] = self.place(name, given[name])
+        return load(None, given)
+
+    def problem(self, values: Mapping[str, Any]) -> str:
+        """Say what is wrong with the settings, "" when they can be trained."""
+        try:
+            self.config(values)
+        except ConfigInvalid as error:
+            return str(error).replace("give --", "fill in ")
+        except ShiraError as error:
+            return str(error)
+        return ""
+
+    def current(self, wanted: int | None) -> Job | None:
+        """Return the job that is looked at: the wanted one, else what trains, else the last."""
+        jobs = self.store.all()
+        by_id = {job.id: job for job in jobs}
+        if wanted in by_id:
+            return by_id[wanted]
+        trained = [job for job in jobs if job.active]
+        return (trained or sorted(jobs, key=lambda job: job.started or 0) or [None])[-1]
+
+
+def open_desk(folders: Sequence[Path]) -> Desk:
+    """Open the app's folders, the first one for its own files, and run the queue in it."""
+    home = folders[0]
+    for name in (STATE, ADAPTERS, DATASETS):
+        (home / name).mkdir(parents=True, exist_ok=True)
+    roots = Roots(folders)
+    store = Store(roots.folders[0] / STATE / "jobs.sqlite")
+    runner = Runner(store)
+    runner.start()
+    return Desk(roots, store, runner, Draft(roots.folders[0] / STATE / "draft.json"))

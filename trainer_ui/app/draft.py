@@ -1,0 +1,32 @@
+"""The settings on the page, kept in a file: a browser that is closed loses nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shira_core.atomic import atomic_write
+
+
+class Draft:
+    """The values of the page's settings, as JSON in one file. Safe with several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+
+    def read(self) -> dict[str, Any]:
+        """Return what was kept; nothing where there is no file or an unreadable one."""
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Keep the values; raises WriteFailed."""
+        text = json.dumps(dict(values), ensure_ascii=False, default=str)
+        with self._lock, atomic_write(self._path, overwrite=True) as target:
+            target.write_text(text, encoding="utf-8")

@@ -1,0 +1,116 @@
+"""Every setting of the engine as a component of the page, made from the settings' own model."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import gradio as gr
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ..engine.config import Config
+
+CALLS = ("resume", "overwrite")  # belong to a call, not to the settings of a run
+NAMES = tuple(name for name in Config.model_fields if name not in CALLS)
+FIRST_DENSITY = 0.02
+
+
+def component(name: str, **options: Any) -> Any:
+    """Return the component of a setting; empty stands for the default, which it shows."""
+    field = Config.model_fields[name]
+    kind = plain(field.annotation)
+    shared = {
+        "label": name.replace("_", " "),
+        "info": field.description,
+        "elem_id": f"set-{name}",
+        "interactive": True,
+        **options,
+    }
+    if kind is bool:
+        return gr.Checkbox(bool(field.default), **shared)
+    if typing.get_origin(kind) is Literal:
+        choices = [("default", ""), *((each, each) for each in typing.get_args(kind))]
+        start = field.default or ""
+        return gr.Dropdown(choices if field.default is None else choices[1:], value=start, **shared)
+    if kind in (int, float):
+        return gr.Number(field.default, placeholder=_default(field), **shared)
+    lines = {"lines": 2} if name == "sample_prompts" else {}
+    return gr.Textbox(form_value(name, field.get_default()), placeholder=_default(field), **lines, **shared)
+
+
+def section(part: type[BaseModel], taken: Mapping[str, Any]) -> dict[str, Any]:
+    """Draw the settings of a section that are not on the page yet."""
+    names = [n for n in part.model_fields if n not in taken and n not in CALLS]
+    with gr.Accordion(title(part), open=False), gr.Row():
+        return {name: component(name, min_width=260) for name in names}
+
+
+def title(part: type[BaseModel]) -> str:
+    """Return the words of a section."""
+    return str(part.__doc__).strip().splitlines()[0].rstrip(".")
+
+
+def settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the engine reads of the components' values: without those left empty."""
+    read = {name: _setting(name, value) for name, value in values.items()}
+    return {name: value for name, value in read.items() if value is not None}
+
+
+def form_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value of each component, settings that are not given at their defaults."""
+    fields = Config.model_fields
+    return {
+        name: form_value(name, given[name] if name in given else _start(fields[name]))
+        for name in NAMES
+    }
+
+
+def form_value(name: str, value: Any) -> Any:
+    """Return a setting as its component holds it."""
+    kind = plain(Config.model_fields[name].annotation)
+    if typing.get_origin(kind) is tuple:
+        return "\n".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value or ())
+    if kind in (int, float, bool):
+        return value
+    return "" if value is None else str(value)
+
+
+def plain(annotation: Any) -> Any:
+    """Return T for `T | None`."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next(kind for kind in typing.get_args(annotation) if kind is not type(None))
+    return annotation
+
+
+def _setting(name: str, value: Any) -> Any:
+    """Return a component's value as the engine reads it, None where it is empty."""
+    kind = plain(Config.model_fields[name].annotation)
+    if typing.get_origin(kind) is tuple:
+        return _lines(value, typing.get_args(kind)[0])
+    if isinstance(value, str):
+        return value.strip() or None
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _lines(value: Any, kind: type) -> tuple[Any, ...] | None:
+    """Return the lines of a text; numbers and blocks may also stand beside each other."""
+    text = str(value or "")
+    parts = text.replace(",", " ").split() if kind is float else text.splitlines()
+    return tuple(part.strip() for part in parts if part.strip()) or None
+
+
+def _start(field: FieldInfo) -> Any:
+    return None if field.is_required() else field.default
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required() or field.default in (None, "", ()):
+        return ""
+    return json.dumps(field.default)

@@ -1,0 +1,62 @@
+/* Pictures with their captions. A caption that is being written is never replaced. */
+const shown = new Map();
+
+function card(item) {
+  const text = make("textarea", { value: item.caption, rows: 3, ariaLabel: `caption of ${item.name}` });
+  text.dataset.key = item.name;
+  const parts = {
+    text,
+    saved: item.caption,
+    figure: make("figcaption", {}),
+    problems: make("ul", {}),
+  };
+  text.onchange = () => {
+    if (text.value === parts.saved) return;
+    parts.saved = text.value;
+    trigger("submit", { name: item.name, caption: text.value });
+  };
+  const picture = item.src
+    ? make("img", { src: item.src, alt: item.name, loading: "lazy" })
+    : make("div", { className: "missing" }, "no picture");
+  parts.root = make("figure", {}, picture, parts.figure, parts.problems, text);
+  return parts;
+}
+
+function update(parts, item) {
+  parts.figure.replaceChildren(make("b", {}, item.name), make("span", {}, item.size));
+  parts.problems.replaceChildren(...item.problems.map((line) => make("li", {}, line)));
+  parts.root.classList.toggle("bad", item.problems.length > 0);
+  if (document.activeElement !== parts.text && parts.text.value === parts.saved) {
+    parts.text.value = parts.saved = item.caption;
+  }
+}
+
+function pager(page, pages) {
+  if (pages < 2) return null;
+  const go = (to) => () => trigger("select", { page: to });
+  const before = button("‹ before", "the pages before", "before", go(page - 1));
+  const after = button("next ›", "the next page", "next", go(page + 1));
+  before.disabled = page <= 0;
+  after.disabled = page >= pages - 1;
+  return make("nav", {}, before, make("span", {}, `page ${page + 1} of ${pages}`), after);
+}
+
+drawn((value) => {
+  const { items, page, pages } = value;
+  for (const name of [...shown.keys()]) {
+    if (!items.some((item) => item.name === name)) shown.delete(name);
+  }
+  const roots = items.map((item) => {
+    if (shown.get(item.name)?.src !== item.src) {
+      shown.set(item.name, { ...card(item), src: item.src });
+    }
+    const parts = shown.get(item.name);
+    update(parts, item);
+    return parts.root;
+  });
+  const grid = place.querySelector(".grid") ?? make("div", { className: "grid" });
+  if ([...grid.children].some((child, at) => child !== roots[at]) || grid.children.length !== roots.length) {
+    grid.replaceChildren(...roots);
+  }
+  place.replaceChildren(...[pager(page, pages), grid].filter(Boolean));
+});
