@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import report_hosts as hosts
+import report_training as steps
 from common import DOCS, RESULTS, read_results
 
 Rows = list[list[str]]
@@ -79,6 +80,9 @@ def goals() -> str:
         at_most(f"`shira info` on a {size:.0f} MB file", 300, info["info_ms"], "ms")
     if comfyui := results_of("comfyui"):
         rows += hosts.comfyui_goals(comfyui)
+    for name, rows_of in STEP_GOALS.items():
+        if results := results_of(name):
+            rows += rows_of(results)
     return "## Goals\n\n" + table(["figure", "goal", "measured", ""], rows)
 
 
@@ -216,51 +220,23 @@ def comparing(results: dict[str, Any]) -> str:
     )
 
 
-TRAINING = {
-    "frozen": "nothing trained",
-    "lora": "PEFT LoRA, r = 13",
-    "wm": "SHiRA-WM",
-    "gathered": "SHiRA-Struct, columns, from the dense gradient",
-    "columns": "SHiRA-Struct, columns",
-    "columns-diagonal": "SHiRA-Struct, columns and diagonal",
-    "rows": "SHiRA-Struct, rows",
-    "rows-diagonal": "SHiRA-Struct, rows and diagonal",
-}
-
-
-def training(results: dict[str, Any]) -> str:
-    """Return memory and time of a training step."""
-    floor = results["rows"]["frozen"]["kept_bytes"]
-    rows = [
-        [
-            label,
-            f"{row['parameters']:,}",
-            f"{row['kept_bytes'] / 1e6:.1f}",
-            f"{(row['kept_bytes'] - floor) / 1e6:.1f}",
-            f"{row['peak_bytes'] / 1e6:.1f}",
-            f"{row['step_ms']:.0f}",
-        ]
-        for method, label in TRAINING.items()
-        for row in [results["rows"][method]]
-    ]
-    head = ["", "parameters", "kept MB", "above nothing trained", "peak MB", "step ms"]
-    return (
-        "## A training step of eight 1280 x 1280 Linear layers with GELU, 1024 tokens, float32\n\n"
-        "Kept is what autograd holds from the forward to the backward pass, parameters left out;"
-        " peak is the most that one forward and backward pass allocates. Rows and the diagonal need"
-        " every input channel, as LoRA does; columns alone need only their own.\n\n"
-        + table(head, rows)
-    )
-
-
 SECTIONS = {
     "switch": switching,
     "layer_sizes": layer_sizes,
     "file_size": files,
     "info": info,
     "compare_speed": comparing,
-    "training_memory": training,
+    "training_memory": steps.kept,
+    "training_speed": steps.speed,
+    "training_floor": steps.floor,
+    "memory_estimate": steps.memory,
+    "trainer_gpu": steps.runs,
     "comfyui": hosts.comfyui,
+}
+STEP_GOALS = {
+    "training_speed": steps.goals,
+    "memory_estimate": steps.estimate_goals,
+    "trainer_gpu": steps.run_goals,
 }
 
 
@@ -285,7 +261,7 @@ def where(results: dict[str, Any]) -> str:
 def main() -> None:
     found = {name: results for name in SECTIONS if (results := results_of(name))}
     parts = [INTRO]
-    parts += sorted({where(results) for results in found.values()})
+    parts += sorted({where(results) for results in found.values() if "machine" in results})
     parts.append(goals())
     parts += [SECTIONS[name](results) for name, results in found.items()]
     (DOCS / "benchmarks.md").write_text("\n\n".join(parts) + "\n")
