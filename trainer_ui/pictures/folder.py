@@ -1,21 +1,34 @@
-"""A folder of pictures with captions."""
+"""A folder of pictures with captions, as a page shows and edits it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
-from .edit import Edit
+from shira_core.errors import ShiraError
 
-Size = tuple[int, int]
+from ..engine.data import buckets as shapes
+from ..engine.data import captions as tagging
+from ..engine.data import folder as files
+from ..engine.errors import DataInvalid
+from . import captions, edit
+from .edit import Edit, Progress
+from .looking import Looking, Size
+
+STEP = 64  # pixels that the sides of buckets are multiples of, for SD1.5 and SDXL
+TINY = 1.5  # a picture that is enlarged more looks soft
 
 
 @dataclass(frozen=True)
 class Item:
     """A picture. name: its path below the folder. size: None when it cannot be read.
 
-    problems: lines, first the gravest.
+    problems: lines, each with its kind first: "unreadable", "tiny", "duplicate", "no caption",
+    "caption unreadable".
     """
 
     name: str
@@ -29,8 +42,8 @@ class Item:
 class Statistics:
     """A folder in numbers; `looked` of the pictures have been opened so far.
 
-    per_epoch: pictures with their repeats. problems: how many pictures have each kind:
-    "unreadable", "tiny", "duplicate", "no caption", "caption unreadable".
+    per_epoch: pictures with their repeats. prompts, tags: number of different ones. longest: the
+    caption with the most words. problems: number of pictures by kind.
     notes: lines on files that are not trained.
     """
 
@@ -46,54 +59,227 @@ class Statistics:
 
 
 class Folder:
-    """The pictures of a folder, by the trainer's own rules (docs/training.md).
+    """The pictures of a folder, found as the trainer finds them (docs/training.md).
 
-    It is listed at once; sizes and likeness are looked at by a thread, in the order of the names.
-    resolution: what a picture is too small for. Raises DataInvalid when there are no pictures.
+    It is listed at once; the pictures are looked at by a thread, in the order of their names.
+    resolution: that pictures are too small for; may be set. allowed: raises for a path that must
+    not be touched: pictures there are left out.
+    Raises DataInvalid when there are no pictures.
     """
 
-    def __init__(self, path: Path, resolution: int = 512) -> None:
-        self.path, self.resolution = path, resolution
+    def __init__(
+        self,
+        path: Path,
+        resolution: int = 512,
+        allowed: Callable[[Path], object] = lambda path: None,
+    ) -> None:
+        self.path, self.resolution, self._allowed = Path(path), resolution, allowed
+        self._lock = threading.RLock()
+        self._list()
+        self._looking = Looking([found.path for found in self._found])
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self._found)
 
     def items(self, page: int, size: int = 50, problem: str = "") -> tuple[Item, ...]:
-        """Return the pictures of a page, 0 for the first; `problem`: only those with this kind."""
-        raise NotImplementedError
+        """Return the pictures of a page, 0 for the first.
+
+        problem: only pictures with one of this kind, of those that have been looked at.
+        """
+        start = page * size
+        if not problem:
+            return tuple(self._item(n) for n in range(len(self))[start : start + size])
+        numbers = [n for n in range(len(self)) if problem in _kinds(self._problems(n))]
+        return tuple(self._item(n) for n in numbers[start : start + size])
 
     def write(self, name: str, caption: str) -> Item:
-        """Write the caption of a picture atomically."""
-        raise NotImplementedError
+        """Write the caption of a picture; raises InvalidValue, WriteFailed, DataInvalid."""
+        with self._lock:
+            number = self._number(name)
+            after = captions.contents(self.path, {name: caption})
+            edit.write_all(self.path, after, edit.held(self.path, after))
+            found = self._found[number]
+            self._found[number] = replace(found, caption=captions.clean(name, caption))
+            self._unreadable.pop(_stem(found.path), None)
+            return self._item(number)
 
     def prepend(self, words: str) -> Edit:
         """Return the edit that puts words, a trigger, before every caption that lacks them."""
-        raise NotImplementedError
+        clean = " ".join(words.split())
+        about = f"put {clean!r} before every caption that lacks it"
+        return edit.edit(about, self._editable(), lambda text: tagging.join(clean, text or ""))
 
     def replace(self, old: str, new: str) -> Edit:
         """Return the edit that puts `new` in the place of `old`, wherever it is in a caption."""
-        raise NotImplementedError
+        about = f"put {new!r} in the place of {old!r}"
+        return edit.edit(about, self._editable(), edit.replaced(old, new))
 
-    def apply(self, edit: Edit) -> int:
-        """Make an edit; return how many captions it changed."""
-        raise NotImplementedError
+    def apply(self, wanted: Edit, progress: Progress = edit.silent) -> int:
+        """Make an edit; return how many captions were changed.
 
-    def undo(self) -> int:
-        """Take the last edit back, also after a restart; return how many captions it changed."""
-        raise NotImplementedError
+        Captions that have changed since it was made stay. Its undo is kept in the folder first.
+        progress: called with the files done and in all; 10,000 take a minute.
+        Raises WriteFailed.
+        """
+        with self._lock:
+            self._list_captions()
+            now = self._editable()
+            changes = {c.name: c.after for c in wanted.changes if now.get(c.name, ()) == c.before}
+            if not changes:
+                return 0
+            after = captions.contents(self.path, changes)
+            kept = edit.Journal(edit.held(self.path, after), after)
+            kept.write(self.path)
+            edit.write_all(self.path, kept.after, kept.before, progress)
+            self._list_captions()
+            return len(changes)
+
+    @property
+    def undoable(self) -> bool:
+        """Whether there is an edit to take back."""
+        return (self.path / edit.JOURNAL).is_file()
+
+    def undo(self, progress: Progress = edit.silent) -> int:
+        """Take the last edit back, also after a restart; return how many files were restored.
+
+        Files that have changed since stay. progress: as in `apply`.
+        Raises WriteFailed, FileInvalid.
+        """
+        with self._lock:
+            kept = edit.journal(self.path)
+            if kept is None:
+                return 0
+            written = edit.write_all(self.path, kept.before, kept.after, progress)
+            edit.forget(self.path)
+            self._list_captions()
+            return len(written)
 
     def tags(self) -> list[tuple[str, int]]:
         """Return all tags with the number of captions, the most frequent first."""
-        raise NotImplementedError
+        return Counter(tag for text in self._texts() for tag in tagging.tags(text)).most_common()
 
     def buckets(self, resolution: int) -> dict[Size, int]:
         """Return in which sizes the pictures that were looked at would be trained, and how many."""
-        raise NotImplementedError
+        known = shapes.sizes(resolution, STEP)
+        sizes = list(self._looking.sizes.values())
+        return dict(Counter(shapes.choose(size, known) for size in sizes).most_common())
 
     def statistics(self) -> Statistics:
         """Return the folder in numbers, as far as it has been looked at."""
-        raise NotImplementedError
+        texts = self._texts()
+        kinds = Counter(kind for n in range(len(self)) for kind in _kinds(self._problems(n)))
+        return Statistics(
+            pictures=len(self),
+            looked=self._looking.done,
+            per_epoch=sum(found.repeats for found in self._found),
+            captioned=len(texts),
+            prompts=len(set(texts)),
+            tags=len(self.tags()),
+            longest=max(texts, key=lambda text: len(text.split()), default=""),
+            problems=dict(kinds),
+            notes=self._notes,
+        )
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until all pictures have been looked at; tell whether they have."""
+        return self._looking.wait(seconds)
 
     def close(self) -> None:
         """End the thread."""
-        raise NotImplementedError
+        self._looking.close()
+
+    def _list(self) -> None:
+        """List the pictures, without those that must not be touched."""
+        contents, self._unreadable = self._find()
+        out = [found for found in contents.found if not self._may(found.path)]
+        self._found = [found for found in contents.found if found not in out]
+        self._names = [found.path.relative_to(self.path).as_posix() for found in self._found]
+        self._numbers = {name: number for number, name in enumerate(self._names)}
+        more = [f"{len(out)} pictures are links out of the allowed folders"] if out else []
+        self._notes = (*contents.notes, *more)
+
+    def _list_captions(self) -> None:
+        """Read the captions again; pictures that have come or gone since wait for a new Folder."""
+        contents, self._unreadable = self._find()
+        known = {found.path: found for found in contents.found}
+        self._found = [known.get(found.path, found) for found in self._found]
+
+    def _find(self) -> tuple[files.Contents, dict[Path, str]]:
+        """Return what is found, and the reasons of captions that cannot be read, by stem."""
+        unreadable: dict[Path, str] = {}
+
+        def read(path: Path) -> str:
+            try:
+                self._allowed(path)
+                return files.read(path)
+            except ShiraError as error:
+                unreadable[_stem(path)] = str(error)
+                return ""
+
+        return files.find(self.path, text=read), unreadable
+
+    def _may(self, path: Path) -> bool:
+        try:
+            self._allowed(path)
+        except ShiraError:
+            return False
+        return True
+
+    def _number(self, name: str) -> int:
+        if name not in self._numbers:
+            raise DataInvalid(f"{name!r:.120} is no picture of {self.path}: look at it again")
+        return self._numbers[name]
+
+    def _texts(self) -> list[str]:
+        return [found.caption for found in self._found if found.caption]
+
+    def _editable(self) -> dict[str, str | None]:
+        """Return the captions by name, without those that a bulk edit would destroy."""
+        pairs = zip(self._names, self._found, strict=True)
+        return {
+            name: found.caption
+            for name, found in pairs
+            if _stem(found.path) not in self._unreadable
+        }
+
+    def _item(self, number: int) -> Item:
+        found = self._found[number]
+        return Item(
+            name=self._names[number],
+            path=found.path,
+            caption=found.caption,
+            size=self._looking.size(number),
+            problems=tuple(self._problems(number)),
+        )
+
+    def _problems(self, number: int) -> Iterator[str]:
+        """Yield what is wrong with a picture, as far as it has been looked at."""
+        found, known = self._found[number], self._looking
+        if number in known.damage:
+            yield f"unreadable: {known.damage[number]}"
+        if size := known.sizes.get(number):
+            larger = _enlarged(size, self.resolution)
+            if larger > TINY:
+                width, height = size
+                yield f"tiny: {width}x{height}, enlarged {larger:.1f} times for {self.resolution}"
+        if number in known.like:
+            yield f"duplicate: looks like {self._names[known.like[number]]}"
+        if reason := self._unreadable.get(_stem(found.path)):
+            yield f"caption unreadable: {reason}"
+        elif not found.caption:
+            yield "no caption"
+
+
+@lru_cache(maxsize=4096)  # most data sets have few sizes
+def _enlarged(size: Size, resolution: int) -> float:
+    """Return how much a picture is enlarged to be trained at a resolution."""
+    return shapes.scale(size, shapes.choose(size, shapes.sizes(resolution, STEP)))
+
+
+def _kinds(problems: Iterator[str]) -> list[str]:
+    return [line.partition(":")[0] for line in problems]
+
+
+def _stem(path: Path) -> Path:
+    """Return what a picture and its caption have in common."""
+    return path.with_suffix("")

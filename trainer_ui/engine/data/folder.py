@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ OTHER_EXTENSIONS = frozenset((".gif", ".tif", ".tiff", ".heic", ".avif", ".jxl",
 TEXTS = (".txt", ".caption")
 MASK = ".mask.png"
 METADATA = "metadata.jsonl"
+KEYS = ("text", "caption", "prompt")  # of its captions
+Read = Callable[[Path], str]
 REPEATS = re.compile(r"(\d+)_(.*)", re.DOTALL)
 
 
@@ -43,28 +45,40 @@ class Contents:
     notes: tuple[str, ...]
 
 
-def find(folder: Path, setting: str = "images") -> Contents:
+def read(path: Path) -> str:
+    """Return a caption file's text on one line; raises DataInvalid when it is not UTF-8."""
+    try:
+        return " ".join(path.read_text(encoding="utf-8-sig").split())
+    except UnicodeDecodeError as error:
+        raise DataInvalid(
+            f"caption {path} is not UTF-8 (byte {error.start}): save it again as UTF-8"
+        ) from None
+    except OSError as error:
+        raise DataInvalid(f"caption {path} cannot be read: {error.strerror}") from None
+
+
+def find(folder: Path, setting: str = "images", text: Read = read) -> Contents:
     """Return the pictures of a folder in the order of their names.
 
-    setting: its name, for errors. Raises DataInvalid when there are none (naming a subfolder that
-    has some), or when a caption cannot be read.
+    setting: its name, for errors. text: returns what a caption file says. Raises DataInvalid when
+    there are none (naming a subfolder that has some), or when a caption cannot be read.
     """
     if not folder.is_dir():
         state = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataInvalid(f"{setting}: {folder} {state}: give the folder that holds the pictures")
     listed = folder / METADATA
-    contents = _from_metadata(listed) if listed.is_file() else _from_folders(folder)
+    contents = _from_metadata(listed, text) if listed.is_file() else _from_folders(folder, text)
     if not contents.found:
         raise DataInvalid(_nothing(folder, setting))
     return contents
 
 
-def _from_folders(folder: Path) -> Contents:
-    found, notes = _from_folder(folder)
+def _from_folders(folder: Path, text: Read) -> Contents:
+    found, notes = _from_folder(folder, text)
     used = {folder}
     for below in sorted(path for path in folder.iterdir() if path.is_dir()):
         if (match := REPEATS.fullmatch(below.name)) and (repeats := int(match[1])):
-            inside, more = _from_folder(below, repeats, _words(match[2]))
+            inside, more = _from_folder(below, text, repeats, _words(match[2]))
             found, notes = found + inside, notes + more
             used.add(below)
     elsewhere = {path: count for path, count in _counts(folder).items() if path not in used}
@@ -75,7 +89,7 @@ def _from_folders(folder: Path) -> Contents:
 
 
 def _from_folder(
-    folder: Path, repeats: int = 1, default: str | None = None
+    folder: Path, text: Read, repeats: int = 1, default: str | None = None
 ) -> tuple[list[Found], list[str]]:
     """Return the pictures directly in a folder, and notes on its other files.
 
@@ -88,7 +102,7 @@ def _from_folder(
         stem = Path(name).stem
         texts = [folder / f"{stem}{kind}" for kind in TEXTS if f"{stem}{kind}" in there]
         mask = folder / f"{stem}{MASK}" if f"{stem}{MASK}" in there else None
-        found.append(Found(folder / name, read(texts[0]) if texts else default, repeats, mask))
+        found.append(Found(folder / name, text(texts[0]) if texts else default, repeats, mask))
     return found, list(_leftovers(names, {Path(name).stem for name in pictures}))
 
 
@@ -104,19 +118,7 @@ def _leftovers(names: list[str], stems: set[str]) -> Iterator[str]:
         yield f"{len(other)} pictures are not trained, save them as PNG: {other[0]} for one"
 
 
-def read(path: Path) -> str:
-    """Return a caption file's text on one line; raises DataInvalid when it is not UTF-8."""
-    try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split())
-    except UnicodeDecodeError as error:
-        raise DataInvalid(
-            f"caption {path} is not UTF-8 (byte {error.start}): save it again as UTF-8"
-        ) from None
-    except OSError as error:
-        raise DataInvalid(f"caption {path} cannot be read: {error.strerror}") from None
-
-
-def _from_metadata(path: Path) -> Contents:
+def _from_metadata(path: Path, text: Read) -> Contents:
     """Return the pictures that a metadata.jsonl lists, one JSON object per line.
 
     `file_name` is relative to it; the caption is `text`, `caption` or `prompt`, else beside it.
@@ -124,20 +126,20 @@ def _from_metadata(path: Path) -> Contents:
     found = {}
     for number, line in enumerate(_lines(path), 1):
         if line.strip():
-            each = _listed(path, number, line)
+            each = _listed(path, number, line, text)
             found[each.path] = each
     unlisted = [name for name in _picture_names(path.parent) if path.parent / name not in found]
     notes = (f"{len(unlisted)} pictures are not in {METADATA}, {unlisted[0]} for one",)
     return Contents(tuple(found.values()), notes if unlisted else ())
 
 
-def _listed(path: Path, number: int, line: str) -> Found:
+def _listed(path: Path, number: int, line: str, text: Read) -> Found:
     try:
         entry: dict[str, Any] = json.loads(line)
         picture = path.parent / entry["file_name"]
-        text = next((entry[k] for k in ("text", "caption", "prompt") if k in entry), None)
-        if text is not None:
-            text = " ".join(text.split())
+        caption = next((entry[k] for k in KEYS if k in entry), None)
+        if caption is not None:
+            caption = " ".join(caption.split())
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DataInvalid(
             f'{path}, line {number}: write {{"file_name": "a.png", "text": "a cat"}}'
@@ -145,10 +147,10 @@ def _listed(path: Path, number: int, line: str) -> Found:
     if path.parent.resolve() not in picture.resolve().parents:
         raise DataInvalid(f"{path}, line {number}: {picture} is outside of its folder")
     beside = [file for kind in TEXTS if (file := picture.with_suffix(kind)).is_file()]
-    if text is None and beside:
-        text = read(beside[0])
+    if caption is None and beside:
+        caption = text(beside[0])
     mask = picture.with_name(f"{picture.stem}{MASK}")
-    return Found(picture, text, mask=mask if mask.is_file() else None)
+    return Found(picture, caption, mask=mask if mask.is_file() else None)
 
 
 def _lines(path: Path) -> list[str]:

@@ -37,7 +37,7 @@ def header(path: Path) -> Header:
 
     Raises DataInvalid with the reason, without the name, for a picture that cannot be trained.
     """
-    with _explained():
+    with explained():
         (width, height), alpha, orientation = _stored(path)
     if width * height > MAX_PIXELS:
         raise DataInvalid(
@@ -49,7 +49,7 @@ def header(path: Path) -> Header:
 
 def decode(raw: bytes) -> Image.Image:
     """Return a picture from the bytes of its file, upright; raises DataInvalid as `header`."""
-    with _explained(), Image.open(io.BytesIO(raw)) as file:
+    with explained(), Image.open(io.BytesIO(raw)) as file:
         return ImageOps.exif_transpose(file)
 
 
@@ -97,7 +97,7 @@ def corner(size: Size, bucket: Size, place: Place = CENTRE) -> tuple[int, int]:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Tell in one line whatever goes wrong with a picture."""
     try:
         with warnings.catch_warnings():
