@@ -10,7 +10,7 @@ import sys
 from ..errors import ShiraError
 from .common import one_line
 
-COMMANDS = ("info", "verify", "bake", "mix", "compare", "train", "reference")
+COMMANDS = ("info", "verify", "bake", "mix", "compare", "train", "trainer", "reference")
 INTERRUPTED = 130
 
 

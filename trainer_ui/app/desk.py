@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from shira_core.errors import ShiraError
 
 from ..engine.config import PATHS, Config, load
 from ..engine.errors import ConfigInvalid
+from ..engine.outline import outline
 from ..jobs import Job, Runner, Store
 from ..pictures import Folder
 from ..roots import Roots
@@ -21,6 +23,7 @@ from .draft import Draft
 
 STATE, ADAPTERS, DATASETS = "trainer", "adapters", "datasets"
 KEPT_FOLDERS = 4
+USUAL = 512  # pixels, while no base is chosen
 
 
 @dataclass
@@ -70,6 +73,16 @@ class Desk:
                 text = text.with_name(f"{text.name}.shira")
         return self.roots.resolve(text)
 
+    def resolution(self, base: str, given: float | None) -> int:
+        """Return the side in pixels that is trained: the given one, else the base's own."""
+        if given:
+            return int(given)
+        try:
+            path = self.place("base", base)
+            return _resolution(path, path.stat().st_mtime_ns)
+        except (ShiraError, OSError):
+            return USUAL
+
     def config(self, values: Mapping[str, Any]) -> Config:
         """Return the settings of the page's components; raises our errors, one line each."""
         given = fields.settings(values)
@@ -96,6 +109,11 @@ class Desk:
             return by_id[wanted]
         trained = [job for job in jobs if job.active]
         return (trained or sorted(jobs, key=lambda job: job.started or 0) or [None])[-1]
+
+
+@lru_cache(maxsize=16)
+def _resolution(base: Path, stamp: int) -> int:
+    return outline(base).resolution
 
 
 def open_desk(folders: Sequence[Path]) -> Desk:

@@ -6,7 +6,6 @@ import json
 import types
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
@@ -17,7 +16,7 @@ from ..engine.config import Config
 
 CALLS = ("resume", "overwrite")  # belong to a call, not to the settings of a run
 NAMES = tuple(name for name in Config.model_fields if name not in CALLS)
-FIRST_DENSITY = 0.02
+SWITCH = (("yes", "true"), ("no", "false"))  # of settings that are yes, no, or the default
 
 
 def component(name: str, **options: Any) -> Any:
@@ -31,8 +30,10 @@ def component(name: str, **options: Any) -> Any:
         "interactive": True,
         **options,
     }
+    if kind is bool and field.default is not None:
+        return gr.Checkbox(field.default, **shared)
     if kind is bool:
-        return gr.Checkbox(bool(field.default), **shared)
+        return gr.Dropdown([("default", ""), *SWITCH], value="", **shared)
     if typing.get_origin(kind) is Literal:
         choices = [("default", ""), *((each, each) for each in typing.get_args(kind))]
         start = field.default or ""
@@ -40,7 +41,9 @@ def component(name: str, **options: Any) -> Any:
     if kind in (int, float):
         return gr.Number(field.default, placeholder=_default(field), **shared)
     lines = {"lines": 2} if name == "sample_prompts" else {}
-    return gr.Textbox(form_value(name, field.get_default()), placeholder=_default(field), **lines, **shared)
+    return gr.Textbox(
+        form_value(name, field.get_default()), placeholder=_default(field), **lines, **shared
+    )
 
 
 def section(part: type[BaseModel], taken: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,9 +59,13 @@ def title(part: type[BaseModel]) -> str:
 
 
 def settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the engine reads of the components' values: without those left empty."""
+    """Return what the engine reads of the components' values.
+
+    Those left empty or at their defaults are left out, since others may replace these.
+    """
     read = {name: _setting(name, value) for name, value in values.items()}
-    return {name: value for name, value in read.items() if value is not None}
+    fields = Config.model_fields
+    return {n: v for n, v in read.items() if v is not None and v != fields[n].default}
 
 
 def form_values(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,12 +79,15 @@ def form_values(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def form_value(name: str, value: Any) -> Any:
     """Return a setting as its component holds it."""
-    kind = plain(Config.model_fields[name].annotation)
+    field = Config.model_fields[name]
+    kind = plain(field.annotation)
     if typing.get_origin(kind) is tuple:
-        return "\n".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value or ())
-    if kind in (int, float, bool):
+        return "\n".join(
+            f"{each:g}" if isinstance(each, float) else str(each) for each in value or ()
+        )
+    if kind in (int, float) or (isinstance(value, bool) and field.default is not None):
         return value
-    return "" if value is None else str(value)
+    return "" if value is None else str(value).lower() if kind is bool else str(value)
 
 
 def plain(annotation: Any) -> Any:
@@ -91,7 +101,7 @@ def _setting(name: str, value: Any) -> Any:
     """Return a component's value as the engine reads it, None where it is empty."""
     kind = plain(Config.model_fields[name].annotation)
     if typing.get_origin(kind) is tuple:
-        return _lines(value, typing.get_args(kind)[0])
+        return _lines(str(value or ""), name == "sample_prompts") or None
     if isinstance(value, str):
         return value.strip() or None
     if kind is int and isinstance(value, float) and value.is_integer():
@@ -99,11 +109,10 @@ def _setting(name: str, value: Any) -> Any:
     return value
 
 
-def _lines(value: Any, kind: type) -> tuple[Any, ...] | None:
-    """Return the lines of a text; numbers and blocks may also stand beside each other."""
-    text = str(value or "")
-    parts = text.replace(",", " ").split() if kind is float else text.splitlines()
-    return tuple(part.strip() for part in parts if part.strip()) or None
+def _lines(text: str, sentences: bool) -> tuple[str, ...]:
+    """Return the lines of a text, or its words."""
+    parts = text.splitlines() if sentences else text.replace(",", " ").split()
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _start(field: FieldInfo) -> Any:

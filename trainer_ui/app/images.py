@@ -15,10 +15,12 @@ from shira_core.errors import ShiraError
 
 from .. import library
 from ..roots import Roots
+from .words import text
 
 KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 OTHERS = (".bmp",)
 ADAPTERS = (".shira", ".safetensors")
+SETTINGS = ".toml"
 SIDE = 360
 MOST_PIXELS = 80_000_000
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "private, max-age=3600"}
@@ -31,6 +33,11 @@ def address(route: str, path: Path, **more: object) -> str:
     except OSError:
         stamp = 0
     return f"{route}?{urlencode({'path': path, 'v': stamp, **more})}"
+
+
+def link(path: Path) -> str:
+    """Return a link that downloads a file."""
+    return f'<a download href="{text(address("download", path))}">{text(path.name)}</a>'
 
 
 def add(app: FastAPI, roots: Roots) -> None:
@@ -66,8 +73,8 @@ def _preview(path: Path, small: int) -> Response:
 
 
 def _download(path: Path, small: int) -> Response:
-    if path.suffix.lower() not in ADAPTERS:
-        raise ValueError("no adapter")
+    if path.suffix.lower() not in (*ADAPTERS, SETTINGS):
+        raise ValueError("neither an adapter nor settings")
     return FileResponse(path, filename=path.name, headers=HEADERS)
 
 
@@ -81,10 +88,10 @@ def thumbnail(path: Path) -> bytes:
 
 
 def _jpeg(picture: Image.Image) -> bytes:
-    small = Image.new("RGB", picture.size, "white")
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     rgba = picture.convert("RGBA")
+    small = Image.new("RGB", rgba.size, "white")
     small.paste(rgba, mask=rgba.getchannel("A"))
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=85)
     return buffer.getvalue()

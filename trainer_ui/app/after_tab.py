@@ -1,0 +1,196 @@
+"""The tab After training: compare what a run kept, choose one, finish it, hand it to a host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from shira_core.errors import InvalidValue
+from shira_core.file import load
+
+from .. import library
+from ..jobs import Job, progress
+from . import images, places, widgets, words
+from .desk import Desk
+from .drawing import Request, cell
+from .form import QUIET
+from .studio import Studio
+
+REFRESH = 2
+MOST_CELLS = 120
+GRID = "compare.png"
+
+
+class AfterTab:
+    """Draws the tab."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk, self.studio = desk, Studio()
+
+    def build(self) -> None:
+        """Draw the tab."""
+        with gr.Row():
+            self.job = gr.Dropdown([], label="job", scale=4, elem_id="after-job")
+            self.again = gr.Button("Look again", scale=0, min_width=120, elem_id="after-again")
+        gr.Markdown("### Compare")
+        with gr.Row():
+            self.kept = gr.CheckboxGroup([], label="adapters of this run", elem_id="kept")
+            self.alphas = gr.Textbox("0.6 1", label="alphas", elem_id="after-alphas")
+            self.prompts = gr.Textbox(
+                label="prompts, one in each line; the trigger is put before each",
+                lines=3,
+                elem_id="after-prompts",
+            )
+        self.draw = gr.Button("Draw", variant="primary", elem_id="after-draw")
+        self.grid = widgets.markup("after-grid")
+        gr.Markdown("### Choose one and finish it")
+        with gr.Row():
+            self.chosen = gr.Dropdown([], label="adapter", elem_id="chosen")
+            self.title = gr.Textbox(label="title", elem_id="finish-title")
+            self.triggers = gr.Textbox(
+                label="trigger words, with commas between", elem_id="finish-triggers"
+            )
+            self.picture = gr.Dropdown(
+                [("as it is", "")], value="", label="preview picture", elem_id="finish-picture"
+            )
+        with gr.Row():
+            self.finish = gr.Button("Write into the file", elem_id="finish")
+            self.folder = gr.Dropdown([], label="folder of a host", elem_id="host-folder")
+            self.copy = gr.Button("Copy into the host's folder", elem_id="copy")
+        self.said = widgets.markup("after-said")
+
+    def connect(self) -> None:
+        """Connect the tab."""
+        chosen = [self.kept, self.chosen, self.prompts, self.folder]
+        self.again.click(self.jobs, None, self.job, **QUIET).then(
+            self.look, self.job, chosen, **QUIET
+        )
+        self.job.change(self.look, self.job, chosen, **QUIET)
+        self.draw.click(
+            words.answered(self.start),
+            [self.job, self.kept, self.alphas, self.prompts],
+            self.grid,
+            **QUIET,
+        )
+        seen = gr.State("")
+        gr.Timer(REFRESH).tick(self.watch, seen, [self.grid, self.picture, seen], **QUIET)
+        self.chosen.change(
+            words.answered(self.read), self.chosen, [self.title, self.triggers], **QUIET
+        )
+        self.finish.click(
+            words.answered(self.write),
+            [self.chosen, self.title, self.triggers, self.picture],
+            self.said,
+            **QUIET,
+        )
+        self.copy.click(
+            words.answered(self.hand_on), [self.chosen, self.folder], self.said, **QUIET
+        )
+
+    def jobs(self) -> Any:
+        """Return the jobs that have kept something, the last one first."""
+        found = [job for job in self.desk.store.all() if progress(job).checkpoints]
+        found.sort(key=lambda job: -(job.started or 0))
+        choices = [(f"{job.name} ({job.state})", job.id) for job in found]
+        return gr.update(choices=choices, value=choices[0][1] if choices else None)
+
+    def look(self, id: int | None) -> Any:
+        """Return what a job has kept, and its prompts."""
+        if id is None:
+            return [gr.update(choices=[], value=None)] * 2 + [gr.skip()] * 2
+        job = self.desk.store.get(id)
+        files = [(f"{k.path.stem} (step {k.step})", str(k.path)) for k in progress(job).checkpoints]
+        last = files[-1][1] if files else None
+        prompts = "\n".join(_settings(job).sample_prompts) or "a cat\na house"
+        hosts = places.host_folders(self.desk.roots)
+        return (
+            gr.update(choices=files, value=[path for _, path in files]),
+            gr.update(choices=files, value=last),
+            prompts,
+            gr.update(choices=hosts, value=hosts[0][1] if hosts else None),
+        )
+
+    def start(self, id: int | None, files: list[str], alphas: str, prompts: str) -> str:
+        """Draw the grid in a process of its own."""
+        if id is None or not files:
+            raise InvalidValue("no adapter is chosen: choose a job and some of its adapters")
+        job = self.desk.store.get(id)
+        lines = tuple(line.strip() for line in prompts.splitlines() if line.strip())
+        numbers = _numbers(alphas)
+        cells = len(lines) * len(numbers) * len(files)
+        if not 0 < cells <= MOST_CELLS:
+            raise InvalidValue(f"{cells} pictures: choose prompts and alphas for 1 to {MOST_CELLS}")
+        paths = tuple(str(self.desk.roots.resolve(file)) for file in files)
+        out = job.run_folder / GRID
+        request = Request(str(job.config), paths, numbers, lines, str(out))
+        self.studio.start(request, job, self.desk.store.all())
+        return words.note("The pictures are being drawn.")
+
+    def watch(self, seen: str) -> Any:
+        """Show the grid when it is there."""
+        request = self.studio.request
+        if request is None or self.studio.busy:
+            return [gr.skip()] * 3
+        if problem := self.studio.failed():
+            return words.note(problem, "bad"), gr.skip(), gr.skip()
+        address = images.address("picture", Path(request.out))
+        if address == seen or not Path(request.out).is_file():
+            return [gr.skip()] * 3
+        shown = f'<img class="shira-grid" alt="compared pictures" src="{words.text(address)}">'
+        return shown, gr.update(choices=[("as it is", ""), *_cells(request)]), address
+
+    def read(self, file: str | None) -> tuple[str, str]:
+        """Return what a file says now."""
+        if not file:
+            return "", ""
+        header = load(self.desk.roots.resolve(file)).header
+        return header.title, ", ".join(header.triggers)
+
+    def write(self, file: str | None, title: str, triggers: str, picture: str) -> str:
+        """Write title, trigger words and preview into a file."""
+        path = self._chosen(file)
+        words_ = tuple(word.strip() for word in triggers.split(",") if word.strip())
+        preview = Image.open(self.desk.roots.resolve(picture)) if picture else None
+        library.finish(path, words_, preview, title.strip())
+        link = images.link(path)
+        return words.note(f"{path.name} is written.", "good") + f"<p>Download: {link}</p>"
+
+    def hand_on(self, file: str | None, folder: str | None) -> str:
+        """Copy a file into a host's folder."""
+        if not folder:
+            raise InvalidValue(
+                "there is no folder of a host: start the trainer with --root and the host's "
+                "models folder"
+            )
+        copied = library.copy(self._chosen(file), self.desk.roots.resolve(folder))
+        return words.note(f"Copied: {self.desk.roots.shown(copied)}", "good")
+
+    def _chosen(self, file: str | None) -> Path:
+        if not file:
+            raise InvalidValue("no adapter is chosen: choose one")
+        return self.desk.roots.resolve(file)
+
+
+def _settings(job: Job) -> Any:
+    from ..engine.config import load, tomllib
+
+    return load(None, tomllib.loads(job.toml))
+
+
+def _cells(request: Request) -> list[tuple[str, str]]:
+    return [
+        (f"{Path(file).stem}, alpha {alpha:g}: {prompt}", str(cell(Path(request.out), i, j, k)))
+        for i, file in enumerate(request.adapters)
+        for j, alpha in enumerate(request.alphas)
+        for k, prompt in enumerate(request.prompts)
+    ]
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise InvalidValue(f"alphas {text!r:.80}: write numbers, such as 0.5 1") from None

@@ -1,0 +1,240 @@
+"""The tab Dataset: pictures and captions."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from shira_core.atomic import refuse_existing
+from shira_core.errors import InvalidValue
+
+from .. import pictures
+from ..engine.config.data import DataSettings
+from . import images, places, widgets, words
+from .desk import DATASETS, Desk
+from .form import QUIET, Form
+
+PAGE = 24
+PROBLEMS = [
+    ("all pictures", ""),
+    ("unreadable", "unreadable"),
+    ("too small", "tiny"),
+    ("duplicates", "duplicate"),
+    ("no caption", "no caption"),
+]
+CAPTIONS = (".txt", ".caption", ".jsonl")
+SHOWN_CHANGES, SHOWN_TAGS = 20, 60
+
+
+class DatasetTab:
+    """Draws the tab; `desk` and `form` are what its handlers work with."""
+
+    def __init__(self, desk: Desk, form: Form) -> None:
+        self.desk, self.form = desk, form
+
+    def build(self) -> None:
+        """Draw the tab."""
+        with gr.Row():
+            self.images = self.form.parts["images"] = places.dropdown("images", scale=3)
+            self.form.add("trigger", scale=2)
+            self.resolution = self.form.add("resolution", scale=1, min_width=140)
+        self._upload()
+        self.facts = widgets.markup("facts")
+        self.problem = gr.Radio(PROBLEMS, value="", label="show", elem_id="problem-filter")
+        self.page = gr.State(0)
+        self.stamp = gr.State("")
+        self.gallery = widgets.gallery("gallery")
+        self.saved = widgets.markup("caption-saved")
+        self._bulk()
+        with gr.Accordion("Sizes that are trained (buckets)", open=False):
+            self.buckets = widgets.markup("buckets")
+        self.form.add_section(DataSettings)
+
+    def _upload(self) -> None:
+        with gr.Accordion("Upload pictures into a new folder", open=False), gr.Row():
+            self.name = gr.Textbox(label="name of the folder", elem_id="upload-name")
+            self.upload = gr.UploadButton(
+                "Choose pictures and captions",
+                file_count="multiple",
+                file_types=[*images.KINDS, *images.OTHERS, *CAPTIONS],
+                elem_id="upload",
+            )
+
+    def _bulk(self) -> None:
+        with gr.Accordion("Change many captions", open=False):
+            with gr.Row():
+                self.words = gr.Textbox(label="words to put before every caption")
+                self.show_before = gr.Button("Look at it", elem_id="prepend")
+            with gr.Row():
+                self.old = gr.Textbox(label="search", elem_id="search-old")
+                self.new = gr.Textbox(label="replace with", elem_id="search-new")
+                self.show_replace = gr.Button("Look at it", elem_id="replace")
+            self.edit = gr.State(None)
+            self.preview = widgets.markup("edit-preview")
+            with gr.Row():
+                self.apply = gr.Button(
+                    "Change them", variant="primary", interactive=False, elem_id="apply-edit"
+                )
+                self.undo = gr.Button("Undo the last change", elem_id="undo-edit")
+            self.tags = widgets.markup("tags")
+
+    def connect(self) -> None:
+        """Connect the tab, when all settings are on the page."""
+        where = [self.images, self.form.parts["base"], self.resolution]
+        looked = {"inputs": [*where, self.problem, self.page, self.stamp]}
+        shown = {"outputs": [self.gallery, self.facts, self.buckets, self.tags, self.stamp]}
+        look = words.answered(self.look)
+        for event in (self.images.change, self.problem.change):
+            event(lambda: (0, ""), None, [self.page, self.stamp], **QUIET).then(
+                look, **looked, **shown, **QUIET
+            )
+        self.gallery.select(self.turn, None, [self.page, self.stamp], **QUIET).then(
+            look, **looked, **shown, **QUIET
+        )
+        gr.Timer(2).tick(look, **looked, **shown, **QUIET)
+        self.gallery.submit(
+            words.answered(self.write), where, self.saved, trigger_mode="multiple", **QUIET
+        )
+        edits = [self.edit, self.preview, self.apply]
+        self.show_before.click(words.answered(self.prepend), [*where, self.words], edits, **QUIET)
+        self.show_replace.click(
+            words.answered(self.replace), [*where, self.old, self.new], edits, **QUIET
+        )
+        done = [*edits, self.stamp]
+        self.apply.click(words.answered(self.make_edit), [*where, self.edit], done, **QUIET)
+        self.undo.click(words.answered(self.undo_edit), where, done, **QUIET)
+        self.upload.upload(
+            words.answered(self.take), [self.name, self.upload], self.images, **QUIET
+        )
+
+    def folder(self, path: str, base: str, resolution: float | None) -> pictures.Folder | None:
+        """Return the folder of the page, None where none is chosen."""
+        if not path:
+            return None
+        return self.desk.folders.open(
+            self.desk.place("images", path), self.desk.resolution(base, resolution)
+        )
+
+    def look(
+        self, path: str, base: str, resolution: float | None, problem: str, page: int, stamp: str
+    ) -> Any:
+        """Return what is shown of the folder; nothing where nothing is new."""
+        folder = self.folder(path, base, resolution)
+        if folder is None:
+            return {"items": [], "page": 0, "pages": 0}, "", "", "", ""
+        facts = folder.statistics()
+        items = folder.items(page, PAGE, problem)
+        new = repr((path, page, problem, facts, items))
+        if new == stamp:
+            return [gr.skip()] * 5
+        count = facts.problems.get(problem, 0) if problem else len(folder)
+        drawn = [_item(item) for item in items]
+        value = {"items": drawn, "page": page, "pages": -(-count // PAGE)}
+        side = self.desk.resolution(base, resolution)
+        return value, _facts(facts), _buckets(folder.buckets(side)), _tags(folder.tags()), new
+
+    def turn(self, event: gr.EventData) -> tuple[int, str]:
+        """Go to another page."""
+        return max(0, int(event.page)), ""
+
+    def write(self, path: str, base: str, resolution: float | None, event: gr.EventData) -> str:
+        """Write the caption that was changed on the page."""
+        folder = self.folder(path, base, resolution)
+        if folder is None:
+            raise InvalidValue("no folder of pictures is chosen: choose one")
+        folder.write(str(event.name), str(event.caption))
+        return words.note(f"The caption of {event.name} is saved.", "good")
+
+    def prepend(self, path: str, base: str, resolution: float | None, text: str) -> Any:
+        """Show what putting words before all captions would change."""
+        if not text.strip():
+            raise InvalidValue("there are no words to put before the captions: type them")
+        return _previewed(self._chosen(path, base, resolution).prepend(text.strip()))
+
+    def replace(self, path: str, base: str, resolution: float | None, old: str, new: str) -> Any:
+        """Show what a replacement would change."""
+        if not old:
+            raise InvalidValue("there is nothing to search for: type it")
+        return _previewed(self._chosen(path, base, resolution).replace(old, new))
+
+    def make_edit(
+        self, path: str, base: str, resolution: float | None, edit: pictures.Edit | None
+    ) -> Any:
+        """Make the change that is shown."""
+        count = self._chosen(path, base, resolution).apply(edit) if edit else 0
+        return _edited(f"{count} captions are changed.")
+
+    def undo_edit(self, path: str, base: str, resolution: float | None) -> Any:
+        """Take the last change back."""
+        return _edited(f"{self._chosen(path, base, resolution).undo()} captions are as before.")
+
+    def _chosen(self, path: str, base: str, resolution: float | None) -> pictures.Folder:
+        folder = self.folder(path, base, resolution)
+        if folder is None:
+            raise InvalidValue("no folder of pictures is chosen: choose one")
+        return folder
+
+    def take(self, name: str, files: list[str]) -> Any:
+        """Put uploaded files into a new folder."""
+        folder = self.desk.place("images", self.desk.home / DATASETS / places.file_name(name))
+        refuse_existing(folder, False)
+        folder.mkdir(parents=True)
+        for file in map(Path, files):
+            shutil.copyfile(file, folder / file.name)
+        return gr.update(value=str(folder), choices=places.picture_folders(self.desk.roots))
+
+
+def _item(item: pictures.Item) -> dict[str, Any]:
+    size = f"{item.size[0]}x{item.size[1]}" if item.size else ""
+    readable = not any(line.startswith("unreadable") for line in item.problems)
+    return {
+        "name": item.name,
+        "src": images.address("picture", item.path, small=1) if readable else "",
+        "caption": item.caption or "",
+        "size": size,
+        "problems": list(item.problems),
+    }
+
+
+def _facts(facts: pictures.Statistics) -> str:
+    tiles: list[tuple[str, object]] = [
+        ("pictures", facts.pictures),
+        ("with caption", facts.captioned),
+        ("tags", facts.tags),
+        *((name, count) for name, count in facts.problems.items() if count),
+    ]
+    if facts.looked < facts.pictures:
+        tiles.append(("looked at so far", facts.looked))
+    return words.figures(tiles) + "".join(map(words.note, facts.notes))
+
+
+def _buckets(found: dict[tuple[int, int], int]) -> str:
+    rows = sorted(found.items(), key=lambda each: -each[1])
+    return words.table((f"{width}x{height}", f"{n} pictures") for (width, height), n in rows)
+
+
+def _tags(found: list[tuple[str, int]]) -> str:
+    shown = "".join(
+        f"<li>{words.text(tag)} <b>{count}</b></li>" for tag, count in found[:SHOWN_TAGS]
+    )
+    return f'<ul class="shira-tags">{shown}</ul>'
+
+
+def _previewed(edit: pictures.Edit) -> Any:
+    rows = "".join(
+        f"<tr><th>{words.text(c.name)}</th><td>{words.text(c.before or '')}</td>"
+        f"<td>{words.text(c.after)}</td></tr>"
+        for c in edit.changes[:SHOWN_CHANGES]
+    )
+    more = len(edit.changes) - SHOWN_CHANGES
+    last = words.note(f"and {more} more") if more > 0 else ""
+    head = words.note(f"{edit.about}: {len(edit.changes)} captions would change")
+    body = f'{head}<table class="shira-table">{rows}</table>{last}'
+    return edit, body, gr.update(interactive=bool(edit.changes))
+
+
+def _edited(said: str) -> Any:
+    return None, words.note(said, "good"), gr.update(interactive=False), ""

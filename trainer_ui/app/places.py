@@ -1,0 +1,80 @@
+"""What a person can choose from: folders of pictures, bases, folders of hosts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from shira_core.errors import InvalidValue
+
+from .. import models
+from ..engine.config import Config
+from ..roots import Roots
+from .images import KINDS
+from .words import size
+
+DEEP, MOST = 4, 300  # levels below a root, folders
+ADAPTERS = "shira"  # what hosts call their folder of adapters
+
+
+def dropdown(name: str, **options: Any) -> gr.Dropdown:
+    """Return the component of a setting that is a path: a choice, or any path typed."""
+    return gr.Dropdown(
+        [],
+        value="",
+        allow_custom_value=True,
+        label=name,
+        info=Config.model_fields[name].description,
+        elem_id=f"set-{name}",
+        **options,
+    )
+
+
+def file_name(text: str) -> str:
+    """Return a name of one file or folder; raises InvalidValue."""
+    name = text.strip()
+    if not name or name.startswith(".") or any(each in name for each in '/\\\0:*?"<>|'):
+        raise InvalidValue(f"{name!r:.80} is no name for a file: use letters and numbers")
+    return name
+
+
+def picture_folders(roots: Roots) -> list[tuple[str, str]]:
+    """Return the folders below the roots that hold pictures, by the names that are shown."""
+    found = [path for root in roots.folders for path in _with_pictures(root, DEEP)][:MOST]
+    return [(roots.shown(path), str(path)) for path in dict.fromkeys(found)]
+
+
+def bases(roots: Roots) -> list[tuple[str, str]]:
+    """Return the bases below the roots."""
+    return [
+        (f"{roots.shown(each.path)} ({each.architecture}, {size(each.size)})", str(each.path))
+        for each in models.bases(roots)
+    ]
+
+
+def host_folders(roots: Roots) -> list[tuple[str, str]]:
+    """Return the folders below the roots that hosts read adapters from."""
+    places = (
+        root / below for root in roots.folders for below in ("", ADAPTERS, f"models/{ADAPTERS}")
+    )
+    found = [path for path in places if path.name == ADAPTERS and path.is_dir()]
+    return [(roots.shown(path), str(path)) for path in dict.fromkeys(found)]
+
+
+def _with_pictures(folder: Path, deep: int) -> Iterator[Path]:
+    """Yield folders with pictures; one with them is a whole, so none below it."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda each: each.name)
+    except OSError:
+        return
+    if any(Path(each.name).suffix.lower() in KINDS for each in entries):
+        yield folder
+        return
+    below = [e for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
+    for each in below if deep else ():
+        if not each.name.endswith(".run"):  # of a training run: its samples
+            yield from _with_pictures(Path(each.path), deep - 1)

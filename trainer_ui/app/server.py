@@ -1,0 +1,69 @@
+"""Serves the page: on this machine alone, or elsewhere with a token."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+# Read when Gradio is imported: it would ask its makers' servers for its version, and tell them.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+
+from . import images, page
+from .desk import Desk, open_desk
+from .guard import HERE, Guard
+
+CSS = Path(__file__).parent / "web" / "page.css"
+FONTS = ["system-ui", "sans-serif"]
+FIXED = ["ui-monospace", "monospace"]
+# Where a WebUI shows the page; and the secret that its server alone knows.
+ROOT_PATH, TOKEN = "SHIRA_TRAINER_PATH", "SHIRA_TRAINER_TOKEN"
+
+
+def serve(host: str, port: int, folders: Sequence[Path]) -> int:
+    """Serve until Ctrl-C; returns the exit code. folders: the roots, the first for new files."""
+    token = os.environ.pop(TOKEN, "") or ("" if host in HERE else secrets.token_urlsafe(24))
+    root_path = os.environ.pop(ROOT_PATH, "")
+    desk = open_desk(folders)
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    if not root_path:
+        print(
+            f"SHiRA trainer: http://{shown}:{port}/{f'?token={token}' if token else ''}", flush=True
+        )
+    try:
+        uvicorn.run(application(desk, token, root_path), host=host, port=port, log_level="warning")
+    finally:
+        desk.runner.close()
+    return 0
+
+
+def application(desk: Desk, token: str = "", root_path: str = "") -> Guard:
+    """Return the app. root_path: where another server shows it, "" for none."""
+    app = FastAPI(openapi_url=None)
+    images.add(app, desk.roots)
+    gr.mount_gradio_app(
+        app,
+        page.build(desk),
+        "/",
+        root_path=root_path or None,
+        theme=_theme(),
+        css_paths=CSS,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        allowed_paths=[],
+    )
+    return Guard(app, token)
+
+
+def _theme() -> gr.themes.Base:
+    """Return a theme with the system's fonts: others would be fetched."""
+    return gr.themes.Default(
+        primary_hue="teal", neutral_hue="slate", font=FONTS, font_mono=FIXED, radius_size="sm"
+    )
