@@ -73,7 +73,7 @@ def look(config: Config) -> Plan:
         pictures_per_step=config.batch_size * config.accumulate,
         weights=sum(density != 0 for density in step.layers.values()),
         memory=memory,
-        bytes=_file_bytes(config, step, memory),
+        bytes=file_bytes(config, len(step.layers), memory.trained, memory.entries),
         available=available(config),
     )
     refuse_too_large(config, plan)
@@ -143,12 +143,15 @@ def available(config: Config) -> int | None:
     return torch.cuda.mem_get_info(place)[0] + estimate.CONTEXT
 
 
-def _file_bytes(config: Config, step: Step, memory: Memory) -> int:
-    """Return the size of the adapter; unstructured masks store Rice-coded gaps (docs/format.md)."""
+def file_bytes(config: Config, weights: int, positions: int, entries: int) -> int:
+    """Return the size of an adapter; unstructured masks store Rice-coded gaps (docs/format.md).
+
+    positions: of all its weights, of which so many entries are trained.
+    """
     each = float(getattr(torch, config.dtype).itemsize)
     if config.mask != "struct":
-        each += _gap_bits(memory.entries / memory.trained) / 8
-    return round(memory.entries * each) + HEADER * len(step.layers)
+        each += _gap_bits(entries / max(1, positions)) / 8
+    return round(entries * each) + HEADER * weights
 
 
 def _gap_bits(density: float) -> float:
