@@ -168,8 +168,8 @@ def hooks(s: Setting) -> Facts:
     weights = s.model.model.state_dict()
     same = all(
         torch.equal(
-            comfy.lora.calculate_weight(found[key], weights[key].clone(), key),
-            weights[key] + 0.8 * s.first.weights[f"model.{key}"].dense(),
+            comfy.lora.calculate_weight(found[key], weights[key].clone(), key).cpu(),
+            weights[key].cpu() + 0.8 * s.first.weights[f"model.{key}"].dense(),
         )
         for key in s.names
     )
