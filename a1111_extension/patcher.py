@@ -29,23 +29,24 @@ from .stack import Stack, same
 class Written:
     """What is written into one weight. wide: the plan of the 16-bit weight beside one of 8 bits."""
 
+    place: Place
     plan: Plan
     wide: Plan | None
 
-    def write(self, place: Place, factors: Sequence[float]) -> None:
+    def write(self, factors: Sequence[float]) -> None:
         """Write the values for these alphas, by index in the stack; raises InvalidValue."""
         if self.wide is None:
-            self._put(place, self.plan.values(factors), None)
+            self._put(self.plan.values(factors), None)
         else:
             values = self.wide.values(factors)
-            self._put(place, _narrow(self.plan, values, factors), values)
+            self._put(_narrow(self.plan, values, factors), values)
 
-    def back(self, place: Place) -> None:
+    def back(self) -> None:
         """Write the originals."""
-        self._put(place, self.plan.original, self.wide.original if self.wide else None)
+        self._put(self.plan.original, self.wide.original if self.wide else None)
 
-    def _put(self, place: Place, values: Tensor, wide: Tensor | None) -> None:
-        backup = place.backup
+    def _put(self, values: Tensor, wide: Tensor | None) -> None:
+        place, backup = self.place, self.place.backup
         if backup is not None:
             _write(backup, self.plan, values)
         place.without_lora()
@@ -101,12 +102,9 @@ class Patcher:
 
     def take_off(self) -> None:
         """Write all originals back, into the model that wears the stack, wherever that is now."""
-        model, written = self._model(), self._written
-        found = places(model) if model is not None and written else {}
-        for each in written:
-            place = found.get(each.plan.name)
-            if place is not None and not place.weight.is_meta:  # a model that was thrown away
-                each.back(place)
+        for each in self._written:
+            if not each.place.weight.is_meta:  # a model that was thrown away
+                each.back()
         self._forget()
 
     def leave(self, model: nn.Module) -> None:
@@ -121,12 +119,10 @@ class Patcher:
             return
         changed = [a != b for a, b in zip(on, self._on, strict=True)]
         self._on = on
-        model = self._model()
-        found = places(model) if model is not None else {}
         for each in self._written:
             name = each.plan.name
             if component(name) == "unet" and any(changed[part.source] for part in each.plan.parts):
-                each.write(found[name], self._factors(name))
+                each.write(self._factors(name))
 
     def _put_on(self, model: nn.Module, stack: Stack) -> None:
         found = places(model)
@@ -143,7 +139,7 @@ class Patcher:
         try:
             for name, draft in drafts.items():  # read and written at once, from the same cache
                 self._written.append(_bound(draft, found[name]))
-                self._written[-1].write(found[name], self._factors(name))
+                self._written[-1].write(self._factors(name))
         except BaseException:
             self.take_off()
             raise
@@ -164,7 +160,7 @@ def _bound(draft: Draft, place: Place) -> Written:
     """Return what is to be written into a weight, with what it holds without Lora."""
     backup = place.backup
     plan = _plan(draft, place.weight if backup is None else backup)
-    return Written(plan, None if place.wide is None else _plan(draft, place.wide))
+    return Written(place, plan, None if place.wide is None else _plan(draft, place.wide))
 
 
 def _plan(draft: Draft, tensor: Tensor) -> Plan:

@@ -1,5 +1,7 @@
 """A script inside the WebUI: seconds that SHiRA and the built-in Lora work, GET /bench/seconds.
 
+GET /bench/forget has Lora drop its copies of weights, as in a WebUI where it was never used.
+
 Ours: from tags to changed weights before a picture, and the way back after it. Lora's: reading its
 files, and changing weights when a forward pass comes to them; its check of each weight in each
 step, when nothing has changed, is in both and in neither figure.
@@ -13,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import networks
-from modules import script_callbacks
+from modules import script_callbacks, shared
 
 from a1111_extension import job
 
@@ -53,8 +55,16 @@ def seconds() -> dict[str, float]:
     return found
 
 
+def forget() -> None:
+    """Drop Lora's copies; the model must hold the base, as after a picture without networks."""
+    for module in shared.sd_model.modules():
+        assert getattr(module, "network_current_names", ()) == ()
+        networks.network_reset_cached_weight(module)
+
+
 def install(_demo: Any, app: Any) -> None:
     app.get("/bench/seconds")(seconds)
+    app.get("/bench/forget")(forget)
     networks.load_networks = timed("lora", networks.load_networks)
     networks.network_apply_weights = timed_if_needed(networks.network_apply_weights)
     job.put_on = timed("shira", job.put_on)

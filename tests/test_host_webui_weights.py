@@ -29,7 +29,11 @@ EXPLODE = "explode now"
 # Forge's API fails in a second pass that does not name these.
 SECOND: dict[str, dict[str, Any]] = {
     "a1111": {},
-    "forge": {"hr_additional_modules": ["Use same choices"]},
+    "forge": {
+        "hr_additional_modules": ["Use same choices"],
+        "hr_cfg": SCENE.guidance,
+        "hr_distilled_cfg": 3.5,
+    },
 }
 
 
@@ -163,7 +167,8 @@ def test_the_base_is_drawn_again_afterwards(webui: WebUI, plain: Drawn, tagged: 
 
 
 def test_a_tag_in_the_second_pass_only(webui: WebUI, base: dict[str, str]) -> None:
-    second = {"enable_hr": True, "hr_scale": 1.0, "hr_upscaler": "Latent", **SECOND[webui.kind]}
+    size = {"hr_scale": 1.0, "hr_upscaler": "Latent", "denoising_strength": 0.6}
+    second = {"enable_hr": True, **size, **SECOND[webui.kind]}
     without = webui.draw(**second)
     with_tag = webui.draw(**second, hr_prompt=SCENE.prompt + TAG)
     both = webui.draw(TAG, **second)
