@@ -36,19 +36,9 @@ def register(server: Any) -> None:
 
         return answer
 
-    server.routes.get("/shira/adapters")(answered(adapters))
+    server.routes.get("/shira/adapters")(
+        answered(lambda: facts.listing(names(), partial(facts.short, LIBRARY)))
+    )
     server.routes.get("/shira/info")(answered(partial(facts.full, LIBRARY), "name"))
     server.routes.get("/shira/preview")(answered(partial(facts.preview, LIBRARY), "name"))
     server.routes.get("/shira/fits")(answered(fits.problem, "name", "folder", "file"))
-
-
-def adapters() -> list[dict[str, Any]]:
-    """Return what is known of every file; one that cannot be opened has an `error`."""
-    found = []
-    for name in names():
-        try:
-            found.append(facts.short(LIBRARY, name))
-        except ShiraError as error:
-            if name.endswith(".shira"):  # other safetensors files are no adapters, and no errors
-                found.append({"name": name, "error": str(error)})
-    return found

@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from .errors import ShiraError
 from .header import to_json
 from .library import Library
 from .names import component, label
 
+Facts = dict[str, Any]
 THUMBNAIL = "modelspec.thumbnail"
 _PICTURES = (".preview.png", ".png", ".jpg", ".jpeg", ".webp")
 _KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
 
-def short(library: Library, name: str) -> dict[str, Any]:
+def short(library: Library, name: str) -> Facts:
     """Return what a list shows of an adapter; raises FileInvalid."""
     header = library.load(name).adapter.header
     return {
@@ -28,7 +31,22 @@ def short(library: Library, name: str) -> dict[str, Any]:
     }
 
 
-def full(library: Library, name: str) -> dict[str, Any]:
+def listing(names: Iterable[str], known: Callable[[str], Facts]) -> list[Facts]:
+    """Return what `known` gives for every name; a .shira file that it refuses has an `error`.
+
+    Other safetensors files that cannot be opened are no adapters, and left out.
+    """
+    found: list[Facts] = []
+    for name in names:
+        try:
+            found.append(known(name))
+        except ShiraError as error:
+            if name.endswith(".shira"):
+                found.append({"name": name, "error": str(error)})
+    return found
+
+
+def full(library: Library, name: str) -> Facts:
     """Return all that a header says, and sizes; raises FileInvalid."""
     opened = library.load(name)
     weights = opened.adapter.weights

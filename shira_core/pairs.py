@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from .adapter import Adapter
 from .interference import Report, advice_on, compare, shared_entries
@@ -24,7 +25,7 @@ class Pair:
     report: Report | None = None
 
 
-_KNOWN: dict[tuple[str, str], Report] = {}
+_KNOWN: WeakKeyDictionary[Adapter, WeakKeyDictionary[Adapter, Report]] = WeakKeyDictionary()
 
 
 def overlaps(stack: Sequence[Entry], step: Step) -> list[Pair]:
@@ -58,16 +59,11 @@ def _overlap(a: Adapter, b: Adapter, step: Step) -> float:
 
 
 def _report(a: Adapter, b: Adapter, step: Step) -> Report:
-    first, second = _key(a), _key(b)
-    key = (min(first, second), max(first, second))
-    if key not in _KNOWN:
-        _KNOWN[key] = compare(a, b, progress=lambda *_: step())
-    return _KNOWN[key]
-
-
-def _key(adapter: Adapter) -> str:
-    """Return the hash of an adapter's data, or what tells adapters in memory apart."""
-    return str(adapter.header.extra.get("sshs_model_hash") or id(adapter.weights))
+    first, second = sorted((a, b), key=id)
+    known = _KNOWN.setdefault(first, WeakKeyDictionary())
+    if second not in known:
+        known[second] = compare(first, second, progress=lambda *_: step())
+    return known[second]
 
 
 def text(stack: Sequence[Entry], pairs: Sequence[Pair], skipped: Sequence[str] = ()) -> str:

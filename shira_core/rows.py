@@ -109,14 +109,14 @@ def _from_json(text: str) -> list[Row]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidValue(f"the rows are no JSON ({error}): use the editor in the node") from None
+        raise InvalidValue(f"the rows are no JSON ({error}): use the editor of rows") from None
     return [_row(value, number) for number, value in enumerate(values, 1)]
 
 
 def _row(value: Any, number: int) -> Row:
     known = [f.name for f in fields(Row)]
     if not isinstance(value, dict) or "name" not in value:
-        raise InvalidValue(f"row {number} is no object with a name: use the editor in the node")
+        raise InvalidValue(f"row {number} is no object with a name: use the editor of rows")
     given = {key: value[key] for key in known if key in value}
     for key, kind in _TYPES.items():
         if key in given and not isinstance(given[key], kind):

@@ -17,6 +17,7 @@ ON_DEMAND = {
     "cli/compare.py": {"matplotlib"},
     "cli/reference.py": {"trainer_ui"},
     "cli/train.py": {"trainer_ui"},
+    "cli/trainer.py": {"trainer_ui"},
 }
 
 

@@ -6,11 +6,11 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shira_core import facts
-from shira_core.errors import ShiraError
 from shira_core.header import to_json
 from shira_core.library import Library
 from shira_core.rows import Row
@@ -66,18 +66,8 @@ def notes(path: Path) -> dict[str, Any]:
 
 
 def listing(library: Library) -> list[dict[str, Any]]:
-    """Return name, title, architecture and trigger words of all files.
-
-    A .shira file that cannot be opened has an `error`; other safetensors files are no adapters.
-    """
-    found: list[dict[str, Any]] = []
-    for name in library.names():
-        try:
-            found.append(_listed(library, name))
-        except ShiraError as error:
-            if name.endswith(".shira"):
-                found.append({"name": name, "error": str(error)})
-    return found
+    """Return name, title, architecture and trigger words of all files, or an `error`."""
+    return facts.listing(library.names(), partial(_listed, library))
 
 
 def thumbnail(library: Library, name: str) -> str | None:
