@@ -32,6 +32,11 @@ def choose(config: Config) -> torch.device:
     return device
 
 
+def taken(device: torch.device) -> int | None:
+    """Return the most bytes of a GPU that this process has taken, None for a CPU."""
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
+
+
 @dataclass(frozen=True)
 class Arithmetic:
     """The dtypes of a run. held: of the base's weights. computed: of its products."""

@@ -44,7 +44,8 @@ class Start(Event):
 class Step(Event):
     """A step is done. lr: the UNet's rate. norm: of the gradient. eta: seconds that are left.
 
-    loss and norm are null where float16 overflowed and the step was left out.
+    loss and norm are null where float16 overflowed and the step was left out. memory: the most
+    bytes of the GPU that were taken until now, null without one.
     """
 
     event: Literal["step"] = "step"
@@ -53,6 +54,7 @@ class Step(Event):
     norm: float | None
     lr: float
     eta: float
+    memory: int | None = None
 
     @field_validator("loss", "norm")
     @classmethod

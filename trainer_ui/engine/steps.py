@@ -10,10 +10,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from . import checkpoint, events, output, sample
+from . import checkpoint, device, events, graphs, output, sample
 from .board import Board
+from .captured import Passes
 from .config import Config
 from .display import Display, Pace, clock
+from .encoding import Say
 from .errors import TrainingFailed
 from .events import Events
 from .loss import Losses
@@ -47,9 +49,11 @@ class Steps:
         if self._processes.first:
             self._before = self._draw(lambda: False)
 
-    def begin(self, tuning: Tuning, say: Callable[[str], None]) -> None:
+    def begin(self, tuning: Tuning, say: Say, warn: Say) -> None:
         """Make the state, go on from the checkpoint where asked, tell the start."""
         config, opened = self._config, self._opened
+        recorder = graphs.recorder(config, opened, warn)
+        self._passes = Passes(self.losses, tuning, recorder, warn)
         self.state = State(config, tuning, opened.arithmetic)
         if config.resume:
             self.state.load(config.run_folder)
@@ -83,11 +87,16 @@ class Steps:
         if not math.isfinite(loss if overflowed else loss + norm) or state.hopeless(overflowed):
             raise self._no_number(batches)
         state.step(overflowed)
+        self._passes.update()
         seconds = time.perf_counter() - started
         state.seconds += seconds
         left = self._pace.update(state.done, seconds, loss)
-        step = events.Step(step=state.done, loss=loss, norm=norm, lr=rate, eta=round(left, 1))
-        self._tell.emit(step)
+        memory = device.taken(self._opened.device)
+        self._tell.emit(
+            events.Step(
+                step=state.done, loss=loss, norm=norm, lr=rate, eta=round(left, 1), memory=memory
+            )
+        )
         self._board.scalars(state.done, loss=loss, norm=norm, lr=rate)
         display.step(state.done, self._pace, left)
 
@@ -102,11 +111,9 @@ class Steps:
 
     def _backward(self, batches: range) -> float:
         """Gather the mean gradient of the batches over all processes; return the mean loss."""
-        total, scale = 0.0, self.state.scale.value if self.state.scale else 1.0
-        for number in batches:
-            loss = self.losses.training(number) / len(batches)
-            (loss * scale).backward()
-            total += loss.item()
+        scale = self.state.scale.value if self.state.scale else 1.0
+        losses = [self._passes(number, scale) for number in batches]
+        total = sum(loss.item() for loss in losses)
         if self._processes.count == 1:
             return total
         self.state.tuning.reduce_gradients()
@@ -131,7 +138,7 @@ class Steps:
         if last or self.over or _due(done, config.checkpoint_every):
             self.state.save(config.run_folder, self._opened.settings)
             self._tell.emit(events.Checkpoint(step=done))
-        if _due(done, config.save_every) and not self.over:
+        if last or (_due(done, config.save_every) and not self.over):
             path = config.run_folder / f"{config.out.stem}-{done:06}{config.out.suffix}"
             self._write(path)
             self._tell.emit(events.Saved(step=done, path=str(path)))
@@ -141,6 +148,7 @@ class Steps:
             self.sample(stopped)
 
     def _validate(self) -> None:
+        self._passes.release()
         with self.state.average.in_place():
             loss = self.losses.validation()
         self._tell.emit(events.Validation(step=self.state.done, loss=loss))
@@ -158,6 +166,7 @@ class Steps:
         scene, done = self._opened.scene, self.state.done
         if not scene or self._drawn == done or not self._processes.first:
             return
+        self._passes.release()
         rows = [("base", self._before)]
         for alpha in self._config.sample_alphas:
             with ExitStack() as stack:
@@ -174,7 +183,7 @@ class Steps:
         self._board.picture(done, "samples", picture)
         self._tell.emit(events.Sample(step=done, path=str(path)))
 
-    def finish(self, say: Callable[[str], None]) -> Path:
+    def finish(self, say: Say) -> Path:
         """Write the adapter; only then is the checkpoint of no more use."""
         config, state = self._config, self.state
         if self._processes.first:

@@ -73,6 +73,7 @@ def progress(job: Job) -> Progress:
         rates=tuple(told.rates),
         validation=tuple(told.validation),
         seconds_left=last.eta if last and job.active else None,
+        memory=last.memory if last else None,
         samples=tuple(Sample(step, path, _alphas(job.toml)) for step, path in told.samples),
         checkpoints=tuple(Kept(step, path) for step, path in told.kept),
         checkpoint=told.checkpoint,
