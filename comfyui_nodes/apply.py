@@ -10,9 +10,10 @@ from shira_core.errors import InvalidValue
 from shira_core.keymaps import comfy
 from shira_core.names import component
 from shira_core.plan import Entry
+from shira_core.share import Share
 
 from .inject import Record, Window, install, record_of, why_patches, without_ours
-from .patch import Share, ShiraPatch, last, shares
+from .patch import ShiraPatch, last, shares
 
 Names = Mapping[str, tuple[str, Sequence[Entry]]]
 

@@ -28,8 +28,9 @@ from shira_core import entries as cells
 from shira_core.drafts import Drafts
 from shira_core.errors import InvalidValue
 from shira_core.plan import Entry, Plan, alphas
+from shira_core.share import Share
 
-from .patch import Share, alone, ours
+from .patch import alone, ours
 
 KEY = "shira"
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from comfy.weight_adapter.base import WeightAdapterBase
@@ -12,32 +10,12 @@ from torch import Tensor
 
 from shira_core import entries as cells
 from shira_core.errors import ShapeMismatch
-from shira_core.plan import Draft, Entry, alphas, draft, read_all
+from shira_core.plan import Entry
+from shira_core.share import Share
 
 Patch = tuple[
     float, Any, float, Any, Any
 ]  # strength, what, strength of the model, offset, function
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a stack does to one weight.
-
-    name: of the weight in the adapters. entries: the adapters that change it, with their alphas.
-    """
-
-    name: str
-    entries: tuple[Entry, ...]
-
-    @property
-    def alphas(self) -> list[float]:
-        """The alpha of every entry for this weight."""
-        return alphas(self.entries, self.name)
-
-    @cached_property
-    def draft(self) -> Draft:
-        """The entries, read once: a host with little memory asks for them in every step."""
-        return draft(self.name, read_all(self.entries, self.name))
 
 
 class ShiraPatch(WeightAdapterBase):
@@ -73,12 +51,9 @@ class ShiraPatch(WeightAdapterBase):
         """
         share = self.share
         self._check(weight, key)
-        added = share.draft.total(share.alphas).to(weight.device) * strength
-        places = share.draft.positions.to(weight.device)
-        if cells.is_dense(weight) and _leaves_alone(function, added):
-            sums = cells.read(weight, places).to(added.dtype) + added
-            cells.write(weight, places, sums.to(weight.dtype))
-            return weight
+        if cells.is_dense(weight) and _leaves_alone(function, weight.new_zeros(1)):
+            return share.add(weight, strength)
+        places, added = share.total(weight, strength)
         whole = added.new_zeros(weight.numel()).index_copy_(0, places, added).view(weight.shape)
         weight += (function(whole) if function else whole).to(weight.dtype)
         return weight

@@ -8,8 +8,10 @@ from typing import Any
 from backend.patcher import lora
 from torch import Tensor
 
+from shira_core.share import Share
+
 from ..stack import Stack
-from .patched import Patched, Share, Shares
+from .patched import Patched, Shares
 
 KIND = "shira"
 _NUMBERS = count()

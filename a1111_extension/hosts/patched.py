@@ -11,50 +11,19 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from modules import shared
-from torch import Tensor
 
-from shira_core import entries as cells
 from shira_core.errors import InvalidValue
 from shira_core.keymaps import comfy
-from shira_core.plan import Draft, Entry, alphas, draft, read_all
+from shira_core.plan import Entry
+from shira_core.share import Share
 
 from ..places import plain
 from ..stack import Stack, same
 
 _PARTS = ("unet", "clip")
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a stack does to one weight.
-
-    name: of the weight in the adapters. entries: the adapters that change it, with their alphas.
-    """
-
-    name: str
-    entries: tuple[Entry, ...]
-
-    @property
-    def alphas(self) -> list[float]:
-        """The alpha of every entry for this weight."""
-        return alphas(self.entries, self.name)
-
-    @cached_property
-    def draft(self) -> Draft:
-        """The entries, read once."""
-        return draft(self.name, read_all(self.entries, self.name))
-
-    def add(self, weight: Tensor, strength: float) -> Tensor:
-        """Add the share to a weight, which is the host's own copy, and return it."""
-        places = self.draft.positions.to(weight.device)
-        added = self.draft.total(self.alphas).to(weight.device) * strength
-        sums = cells.read(weight, places).to(added.dtype) + added
-        cells.write(weight, places, sums.to(weight.dtype))
-        return weight
 
 
 Shares = Mapping[str, Share]

@@ -8,8 +8,10 @@ from typing import Any
 from ldm_patched.modules.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
+from shira_core.share import Share
+
 from ..stack import Stack
-from .patched import Patched, Share, Shares
+from .patched import Patched, Shares
 
 
 class ShiraAdapter(WeightAdapterBase):
