@@ -1,6 +1,6 @@
-"""Set SHiRA up on a fresh machine: `python install.py demo` or `python install.py test`.
+"""Set SHiRA up on a fresh machine: `python install.py demo`, `trainer` or `test`.
 
-Standard library only. Both commands make their own `.venv` beside this file and touch nothing
+Standard library only. The commands make their own `.venv` beside this file and touch nothing
 else. A WebUI runs this file without arguments at each start: then it installs nothing.
 """
 
@@ -46,18 +46,24 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command")
     demo = commands.add_parser("demo", help="train a style in minutes and show before and after")
     test = commands.add_parser("test", help="run the test suite (more arguments go to pytest)")
-    for command in (demo, test):
+    trainer = commands.add_parser(
+        "trainer", help="open the trainer's page (more arguments go to `shira trainer`)"
+    )
+    trainer.add_argument(
+        "--only-install", action="store_true", help="make its environment, for a WebUI's tab"
+    )
+    for command in (demo, test, trainer):
         command.add_argument(
             "--torch-index-url", help="package index to take torch from, e.g. a CUDA build's"
         )
     options, rest = parser.parse_known_args(argv)
-    if rest and options.command != "test":
+    if rest and options.command not in ("test", "trainer"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     if options.command is None:
-        print("SHiRA needs no installation here. Try: python install.py demo | test")
+        print("SHiRA needs no installation here. Try: python install.py demo | trainer | test")
         return 0
     try:
-        return run_demo(options) if options.command == "demo" else run_tests(options, rest)
+        return COMMANDS[options.command](options, rest)
     except SetupError as error:
         print(f"install.py: {error}", file=sys.stderr)
         return 1
@@ -66,10 +72,19 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def run_demo(options: argparse.Namespace) -> int:
+def run_demo(options: argparse.Namespace, rest: list[str]) -> int:
     """Train a style from the sample pictures and write a before/after picture."""
     python = prepare("trainer", options.torch_index_url)
     return subprocess.call([python, "-m", "trainer_ui.demo"], cwd=ROOT)
+
+
+def run_trainer(options: argparse.Namespace, rest: list[str]) -> int:
+    """Open the trainer's page, or only make its environment."""
+    python = prepare("app", options.torch_index_url)
+    if options.only_install:
+        print("The trainer is ready.")
+        return 0
+    return subprocess.call([python, "-m", "shira_core.cli", "trainer", *rest], cwd=ROOT)
 
 
 def run_tests(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
@@ -77,6 +92,9 @@ def run_tests(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     python = prepare("dev", options.torch_index_url)
     command = [python, "-m", "pytest", "-c", "tests/pytest.ini", "--confcutdir=tests"]
     return subprocess.call([*command, *(pytest_arguments or ["tests"])], cwd=ROOT)
+
+
+COMMANDS = {"demo": run_demo, "trainer": run_trainer, "test": run_tests}
 
 
 def prepare(extra: str, torch_index_url: str | None) -> str:

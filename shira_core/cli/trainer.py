@@ -9,7 +9,15 @@ from pathlib import Path
 from ..errors import InvalidValue, MissingDependency
 from .common import command
 
-NEEDED = ("gradio", "psutil", "diffusers", "transformers", "PIL", "pydantic", "instant_clip_tokenizer")
+NEEDED = (
+    "gradio",
+    "psutil",
+    "diffusers",
+    "transformers",
+    "PIL",
+    "pydantic",
+    "instant_clip_tokenizer",
+)
 PORT = 7870
 HOME = Path.home() / "shira"
 

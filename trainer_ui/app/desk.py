@@ -107,8 +107,7 @@ class Desk:
         by_id = {job.id: job for job in jobs}
         if wanted in by_id:
             return by_id[wanted]
-        trained = [job for job in jobs if job.active]
-        return (trained or sorted(jobs, key=lambda job: job.started or 0) or [None])[-1]
+        return max(jobs, key=lambda job: (job.active, job.started or 0), default=None)
 
 
 @lru_cache(maxsize=16)

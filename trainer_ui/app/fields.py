@@ -32,18 +32,24 @@ def component(name: str, **options: Any) -> Any:
     }
     if kind is bool and field.default is not None:
         return gr.Checkbox(field.default, **shared)
-    if kind is bool:
-        return gr.Dropdown([("default", ""), *SWITCH], value="", **shared)
-    if typing.get_origin(kind) is Literal:
-        choices = [("default", ""), *((each, each) for each in typing.get_args(kind))]
-        start = field.default or ""
-        return gr.Dropdown(choices if field.default is None else choices[1:], value=start, **shared)
+    if chosen := choices(name):
+        return gr.Dropdown(chosen, value=field.default or "", **shared)
     if kind in (int, float):
         return gr.Number(field.default, placeholder=_default(field), **shared)
     lines = {"lines": 2} if name == "sample_prompts" else {}
     return gr.Textbox(
         form_value(name, field.get_default()), placeholder=_default(field), **lines, **shared
     )
+
+
+def choices(name: str) -> list[tuple[str, str]]:
+    """Return what a setting can be, as shown and as it is; nothing where it is typed."""
+    field = Config.model_fields[name]
+    kind = plain(field.annotation)
+    default = [("default", "")] if field.default is None else []
+    if typing.get_origin(kind) is Literal:
+        return [*default, *((each, each) for each in typing.get_args(kind))]
+    return [*default, *SWITCH] if kind is bool and default else []
 
 
 def section(part: type[BaseModel], taken: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,6 +94,13 @@ def form_value(name: str, value: Any) -> Any:
     if kind in (int, float) or (isinstance(value, bool) and field.default is not None):
         return value
     return "" if value is None else str(value).lower() if kind is bool else str(value)
+
+
+def kept_values(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of components that were kept, without those that are none any more."""
+    known = {name: value for name, value in kept.items() if name in NAMES}
+    chosen = {name: [each for _, each in choices(name)] for name in known}
+    return {n: v for n, v in known.items() if not chosen[n] or v in chosen[n]}
 
 
 def plain(annotation: Any) -> Any:

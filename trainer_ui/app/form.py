@@ -52,8 +52,8 @@ class Form:
     def kept(self) -> list[Any]:
         """Return the updates that show what was on the page last."""
         started = {"density": DEFAULT_DENSITY}
-        known = {n: v for n, v in self.desk.draft.read().items() if n in fields.NAMES}
-        return self.filled({**fields.form_values(started), **known})
+        kept = fields.kept_values(self.desk.draft.read())
+        return self.filled({**fields.form_values(started), **kept})
 
     def keep(self, *given: Any) -> str:
         """Keep the values and say what is wrong with them."""

@@ -48,10 +48,14 @@ class ModelTab:
                 self.density = self.form.add("density")
             with gr.Column(min_width=300):
                 self.layer = gr.Dropdown(
-                    [], label="look at a layer", allow_custom_value=True, elem_id="layer"
+                    [],
+                    label="look at a layer",
+                    info="its mask: rows are outputs, columns inputs, dark entries are trained",
+                    allow_custom_value=True,
+                    elem_id="layer",
                 )
                 self.picture = gr.Image(
-                    label="the mask on it: rows are outputs, columns are inputs",
+                    show_label=False,
                     interactive=False,
                     buttons=[],
                     height=300,
@@ -72,6 +76,7 @@ class ModelTab:
         self.slider.release(lambda percent: percent / 100, self.slider, self.density, **QUIET).then(
             words.answered(self.form.keep), self.form.inputs, self.form.said, **QUIET
         )
+        self.density.change(_percent, self.density, self.slider, **QUIET)
         for part in (self.layer, self.mask, self.density):
             part.change(self.draw, **draw)
         self.again.click(
@@ -138,6 +143,12 @@ class ModelTab:
                 (f"time for {plan.steps} steps", time),
             ]
         )
+
+
+def _percent(density: float | None) -> Any:
+    """Return where the slider belongs; a share that it has not leaves it where it is."""
+    percent = 100 * (density or DEFAULT_DENSITY)
+    return percent if LOWEST <= percent <= HIGHEST else gr.skip()
 
 
 def _stand_ins(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
+import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +33,8 @@ def serve(host: str, port: int, folders: Sequence[Path]) -> int:
     """Serve until Ctrl-C; returns the exit code. folders: the roots, the first for new files."""
     token = os.environ.pop(TOKEN, "") or ("" if host in HERE else secrets.token_urlsafe(24))
     root_path = os.environ.pop(ROOT_PATH, "")
+    if root_path:  # started by a WebUI, with which it ends
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     desk = open_desk(folders)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     if not root_path:
@@ -41,6 +46,13 @@ def serve(host: str, port: int, folders: Sequence[Path]) -> int:
     finally:
         desk.runner.close()
     return 0
+
+
+def _end_with_parent() -> None:
+    """Stop to serve when the program that started us is gone: its end of our input is closed."""
+    while sys.stdin.buffer.read(1):
+        pass
+    signal.raise_signal(signal.SIGINT)
 
 
 def application(desk: Desk, token: str = "", root_path: str = "") -> Guard:

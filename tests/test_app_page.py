@@ -1,0 +1,196 @@
+"""The trainer's page from an empty folder to a finished adapter, by mouse and keyboard.
+
+Screenshots of each step are kept in pytest's temporary folder, `screens*`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+from trainer_page import ROOT, TRAIN_MS, Page, Served, browsing, serve
+
+import shira_core as shira
+
+pytest.importorskip("gradio")
+
+NASTY = "a<img src=x onerror=alert(1)>${1+1}{{x}}.png"
+STEPS = 150
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """Folders as a person has them: pictures, a base, a host's models."""
+    home, models = (tmp_path_factory.mktemp(name) for name in ("home", "models"))
+    shutil.copytree(ROOT / "assets" / "samples" / "contrast", home / "datasets" / "contrast")
+    shutil.copy(home / "datasets" / "contrast" / "owl.png", home / "datasets" / "contrast" / NASTY)
+    shutil.copytree(ROOT / "assets" / "base", models / "bases" / "compact")
+    (models / "shira").mkdir()
+    shutil.copy(ROOT / "assets" / "adapters" / "riso.shira", models / "shira")
+    return home, models
+
+
+@pytest.fixture
+def served(roots: tuple[Path, ...], tmp_path: Path) -> Iterator[Served]:
+    found = serve(roots, tmp_path / "log.txt")
+    yield found
+    found.process.send_signal(signal.SIGINT)
+    found.process.wait(60)
+
+
+def test_from_pictures_to_an_adapter(
+    served: Served, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    screens, (home, models) = tmp_path_factory.mktemp("screens"), served.roots
+    with browsing(screens) as page:
+        page.open(served.url)
+        _pictures(page, home)
+        _model(page)
+        _start(page)
+        page.wait_for_text("#samples", "step 25", TRAIN_MS)
+        assert page.tab.locator("#chart svg polyline.loss").count() == 1
+        page.shoot("training")
+        assert not page.outside
+        assert not page.errors
+    served.kill()  # the page and its server are gone, the run is not
+    (engine,) = _engines(home)
+    again = serve(served.roots, served.log)
+    try:
+        with browsing(screens) as page:
+            page.open(again.url)
+            assert page.value("set-trigger") == "contrast style"
+            page.go("Training")
+            _stop_and_resume(page, engine)
+            page.wait_for_text("#jobs", "done", TRAIN_MS)
+            page.shoot("done")
+            _finish(page)
+            _library(page)
+            assert not page.outside
+            assert not page.errors
+    finally:
+        again.kill()
+    _check(home, models)
+
+
+def _pictures(page: Page, home: Path) -> None:
+    page.choose("set-images", "contrast")
+    page.tab.locator("#gallery figure").nth(16).wait_for()
+    page.fill("set-trigger", "contrast style")
+    page.tab.get_by_label("caption of banana.png").fill("banana, bent")
+    page.tab.get_by_label("caption of banana.png").press("Tab")
+    page.wait_for_text("#caption-saved", "banana.png is saved")
+    assert (home / "datasets" / "contrast" / "banana.txt").read_text("utf-8") == "banana, bent"
+    page.wait_for_text("#gallery", NASTY)
+    page.wait_for_text("#gallery", "duplicate")
+    page.shoot("dataset")
+
+
+def _model(page: Page) -> None:
+    page.go("Model & mask")
+    page.choose("set-base", "compact")
+    page.wait_for_text("#base-found", "SD1.5")
+    page.tab.locator("#mask-picture img").wait_for()
+    page.choose("set-mask", "rand")
+    page.wait_for_text("#mask-explained", "at random")
+    page.fill("set-density", "0.1")
+    page.wait_for_text("#plan", "10.00%", 60_000)
+    page.shoot("model")
+
+
+def _start(page: Page) -> None:
+    page.go("Training")
+    page.fill("set-steps", "0")
+    page.wait_for_text("#said", "steps")
+    for name, text in (
+        *(("out", "ink"), ("steps", str(STEPS)), ("lr", "0.002"), ("batch_size", "4")),
+        *(("sample_every", "25"), ("save_every", "50"), ("sample_prompts", "cat\nhouse")),
+    ):
+        page.fill(f"set-{name}", text)
+    page.unfold("What a run writes")
+    page.fill("set-sample_steps", "4")
+    page.fill("set-checkpoint_every", "5")
+    page.unfold("What a run writes")
+    page.wait_for_text("#said", "Everything is set")
+    page.tab.click("#start")
+    page.wait_for_text("#jobs", "ink")
+
+
+def _stop_and_resume(page: Page, engine: psutil.Process) -> None:
+    page.wait_for_text("#job-head", "ink")
+    assert engine.is_running()
+    page.tab.get_by_role("button", name="finish the step").click()
+    page.wait_for_text("#jobs", "stopped", TRAIN_MS)
+    page.shoot("stopped")
+    page.tab.get_by_role("button", name="go on from").click()
+    page.wait_for_text("#jobs", "running", TRAIN_MS)
+
+
+def _finish(page: Page) -> None:
+    page.go("After training")
+    page.tab.click("#after-again")
+    page.tab.locator("#kept label").nth(1).wait_for()
+    page.fill("after-prompts", "cat")
+    page.tab.click("#after-draw")
+    page.tab.locator("#after-grid img").wait_for(timeout=TRAIN_MS)
+    page.shoot("compare")
+    page.fill("finish-title", "Ink <b>drawings</b>")
+    page.fill("finish-triggers", "contrast style, ink")
+    page.choose("finish-picture", "alpha 1")
+    page.tab.click("#finish")
+    page.wait_for_text("#after-said", "is written")
+    page.tab.click("#copy")
+    page.wait_for_text("#after-said", "Copied")
+
+
+def _library(page: Page) -> None:
+    page.go("Library")
+    page.tab.click("#library-again")
+    ours = page.tab.locator("#cards button").filter(has_text="shira/ink.shira")
+    ours.click()
+    page.wait_for_text("#details", "contrast style, ink")
+    page.tab.locator("#cards button").filter(has_text="riso").click()
+    page.unfold("Compare")
+    page.tab.click("#compare")
+    page.wait_for_text("#compared", "overlap", TRAIN_MS)
+    page.unfold("Mix and bake")
+    page.fill("mix-alphas", "0.8 0.5")
+    page.fill("mix-name", "mixed")
+    page.tab.click("#mix")
+    page.wait_for_text("#mixed", "Mixed", 60_000)
+    page.shoot("library")
+
+
+def _check(home: Path, models: Path) -> None:
+    """The files are what the page said, read without it."""
+    finished = shira.load(models / "shira" / "ink.shira")
+    assert finished.header.triggers == ("contrast style", "ink")
+    assert finished.header.title == "Ink <b>drawings</b>"
+    assert finished.header.mask == "rand"
+    assert finished.header.training["steps"] == STEPS
+    weights = shira.load(home / "adapters" / "ink.shira").weights
+    assert set(weights) == set(finished.weights)
+    parts = [
+        (shira.load(models / "shira" / f"{name}.shira"), alpha)
+        for name, alpha in (("ink", 0.8), ("riso", 0.5))
+    ]
+    mixed = shira.load(home / "adapters" / "mixed.shira")
+    assert mixed.entries == shira.mix(parts, mode="sum").entries
+    drawn = sorted((home / "adapters" / "ink.run" / "samples").glob("*.png"))
+    assert [path.stem for path in drawn] == [f"step-{n:06}" for n in range(25, 151, 25)]
+    assert all(Image.open(path).getextrema() != ((255, 255),) * 3 for path in drawn)
+
+
+def _engines(home: Path) -> list[psutil.Process]:
+    """Return the processes that train for an app of this folder."""
+    found = psutil.process_iter(["cmdline"])
+    return [
+        p
+        for p in found
+        if "trainer_ui.engine" in (p.info["cmdline"] or ())
+        and str(home) in " ".join(p.info["cmdline"])
+    ]

@@ -1,0 +1,141 @@
+"""The trainer's page in a headless Chromium, used as a person does; and its server for that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfyui_page import BROWSERS
+
+ROOT = Path(__file__).resolve().parent.parent
+HERE = "127.0.0.1"
+START_SECONDS, STEP_MS, TRAIN_MS = 120, 20_000, 180_000
+SIZE = {"width": 1400, "height": 900}
+FRAME = "html"
+
+
+@dataclass
+class Served:
+    """A running trainer, and where it keeps its files."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    roots: tuple[Path, ...]
+    log: Path
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        self.process.kill()
+        self.process.wait()
+
+
+def serve(roots: tuple[Path, ...], log: Path) -> Served:
+    """Start the trainer and wait until it answers."""
+    with socket.socket() as found:
+        found.bind((HERE, 0))
+        port = found.getsockname()[1]
+    folders = [part for root in roots for part in ("--root", str(root))]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "shira_core.cli", "trainer", "--port", str(port), *folders],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=output,
+            stderr=output,
+        )
+    served = Served(process, f"http://{HERE}:{port}/", roots, log)
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(served.url, timeout=5).close()
+            return served
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    served.kill()
+    raise AssertionError(log.read_text(encoding="utf-8"))
+
+
+class Page:
+    """One open page. `outside`: requests to other servers; `errors`: of scripts."""
+
+    def __init__(self, tab: Any, screens: Path) -> None:
+        self.tab, self.screens = tab, screens
+        self.outside, self.errors = list[str](), list[str]()
+        self.inside = ""
+        tab.on("request", self._request)
+        tab.on("pageerror", lambda error: self.errors.append(f"{error} {error.stack}"))
+        tab.on("dialog", lambda dialog: self.errors.append(f"a dialog: {dialog.message}"))
+
+    def _request(self, request: Any) -> None:
+        if not request.url.startswith((self.inside, "data:", "blob:")):
+            self.outside.append(request.url)
+
+    def open(self, url: str) -> None:
+        """Load the page, and wait until the kept settings are in it."""
+        self.inside = url
+        self.tab.goto(url, timeout=60_000)
+        self.tab.wait_for_selector("#set-images input", timeout=60_000)
+        self.tab.wait_for_selector("#said .shira-note", timeout=60_000)
+
+    def go(self, tab: str) -> None:
+        """Choose a tab."""
+        self.tab.get_by_role("tab", name=tab, exact=True).click()
+
+    def fill(self, name: str, text: str) -> None:
+        """Type into a field, and leave it."""
+        field = self.tab.locator(f"#{name} input, #{name} textarea").first
+        field.fill(text)
+        field.press("Tab")
+
+    def value(self, name: str) -> str:
+        """Return what is in a field."""
+        return str(self.tab.locator(f"#{name} input, #{name} textarea").first.input_value())
+
+    def choose(self, name: str, text: str) -> None:
+        """Choose from a list."""
+        self.tab.locator(f"#{name} input").first.click()
+        self.tab.get_by_role("option").filter(has_text=text).first.click()
+
+    def unfold(self, text: str) -> None:
+        """Open or close a part that is folded up."""
+        folded = self.tab.locator("button.label-wrap").filter(has_text=text)
+        folded.locator("visible=true").first.click()
+
+    def wait_for_text(self, place: str, text: str, timeout: int = STEP_MS) -> None:
+        """Wait until a text is shown somewhere."""
+        self.tab.locator(place).get_by_text(text).first.wait_for(timeout=timeout)
+
+    def shoot(self, name: str, whole: bool = True) -> None:
+        """Keep a picture of the page."""
+        self.tab.screenshot(path=self.screens / f"{name}.png", full_page=whole)
+
+
+@contextmanager
+def browsing(screens: Path, size: dict[str, int] = SIZE, scheme: str = "light") -> Iterator[Page]:
+    """Start the machine's Chromium; a failing step is pictured as `end.png`."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("there is no Chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        context = browser.new_context(viewport=size, locale="en-US", color_scheme=scheme)
+        context.set_default_timeout(STEP_MS)
+        page = Page(context.new_page(), screens)
+        try:
+            yield page
+        finally:
+            page.shoot("end")
+            browser.close()
