@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +40,17 @@ class Batch:
     weights: Tensor
     mask: Tensor | None
     names: tuple[str, ...]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with every tensor changed, such as moved to a device."""
+        return replace(
+            self,
+            latents=change(self.latents),
+            texts=self.texts.map(change),
+            sizes=change(self.sizes),
+            weights=change(self.weights),
+            mask=None if self.mask is None else change(self.mask),
+        )
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def _train(
     steps = Steps(config, opened, tell, board, processes)
     steps.look()
     with tuning.start(config, opened.base, steps.losses.calibration, processes) as tuned:
-        steps.begin(tuned, say)
+        steps.begin(tuned, say, warn)
         with GracefulStop() as stop:
             stopped = False
             with Display(config.steps, steps.state.done, quiet=not processes.first) as display:

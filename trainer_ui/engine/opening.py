@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as checkpointed
 
 from . import base as bases
 from . import cache as caches
@@ -144,11 +145,19 @@ def _base(config: Config, dtype: torch.dtype) -> bases.Base:
         base = replace(base, scheduler={**base.scheduler, "prediction_type": config.prediction})
     if config.gradient_checkpointing:
         base.unet.train()
-        base.unet.enable_gradient_checkpointing()
+        base.unet.enable_gradient_checkpointing(_checkpoint)
         for each in base.text_encoders if config.text_lr else ():
             each.module.train()
             each.module.gradient_checkpointing_enable()
     return base
+
+
+def _checkpoint(module: Any, *arguments: Any) -> Any:
+    """Compute a part again in the backward pass.
+
+    Without the state of the random numbers, which a captured step cannot read: nothing is drawn.
+    """
+    return checkpointed(module, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 def _signal(base: bases.Base) -> Tensor:

@@ -14,6 +14,8 @@ from .device import Arithmetic
 from .scaling import FIRST, Scale
 from .tuning import Tuning
 
+OF_THE_DEVICE = ("fused",)  # settings of optimizers that a run on another device has otherwise
+
 
 class State:
     """The trained vectors, their running means, the optimizer, the loss scale, the step.
@@ -58,16 +60,18 @@ class State:
         return overflowed and self.scale is not None and self.scale.exhausted
 
     def step(self, overflowed: bool) -> None:
-        """Move the weights, unless float16 overflowed; the step counts either way."""
+        """Move the vectors, unless float16 overflowed; the step counts either way.
+
+        Gradients stay where they are, since recorded passes add to them there.
+        """
         if not overflowed:
             self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._optimizer.zero_grad(set_to_none=False)
         self.done += 1
         if not overflowed:
             self.average.update(self.done)
         if self.scale:
             self.scale = self.scale.after(overflowed)
-        self.tuning.update()
 
     def save(self, folder: Path, settings: dict[str, Any]) -> None:
         """Write the checkpoint."""
@@ -85,6 +89,10 @@ class State:
         progress, parts = checkpoint.load(folder)
         self.tuning.load_state_dict(parts["tuning"])
         self.average.load_state_dict(parts["average"])
+        for group, own in zip(
+            parts["optimizer"]["param_groups"], self._optimizer.param_groups, strict=True
+        ):
+            group.update({name: own[name] for name in OF_THE_DEVICE if name in own})
         self._optimizer.load_state_dict(parts["optimizer"])
         if parts["scale"]:
             self.scale = Scale(*parts["scale"])

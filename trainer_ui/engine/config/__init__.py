@@ -36,7 +36,7 @@ SECTIONS = (ModelSettings, DataSettings, AdapterSettings, TrainingSettings, Outp
 # A resumed run may differ in these: they do not touch the trained weights. The contents of base and
 # images are compared, not their places.
 FREE_ON_RESUME = frozenset(
-    ("base", "images", "class_images", "cache", "threads", *OutputSettings.model_fields)
+    ("base", "images", "class_images", "cache", "capture", "threads", *OutputSettings.model_fields)
 )
 
 

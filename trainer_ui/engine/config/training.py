@@ -52,6 +52,10 @@ class TrainingSettings(BaseModel):
     channels_last: bool = Field(
         False, description="another order in memory, faster convolutions on some GPUs"
     )
+    capture: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="record a step once and replay it, which saves Python's time; auto: on CUDA",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; default: all cores")
 
     @model_validator(mode="before")
