@@ -13,6 +13,7 @@ from ..engine.data.pictures import explained
 SIDE = 8  # the hash has SIDE * SIDE bits
 DRAFT = (128, 128)  # JPEGs are decoded no larger than needed
 COLOURS = 4  # per side
+CLEARLY = 2  # levels of grey: less is the noise of a JPEG
 BITS, COLOUR = 4, 8  # largest differences of pictures that look alike: bits, mean of 0..255
 
 
@@ -35,10 +36,10 @@ def look(path: Path) -> Look:
 
 
 def _difference_hash(picture: Image.Image) -> np.uint64:
-    """Return a bit for each of 8x8 places: whether it is darker than the place at its right."""
+    """Return a bit for each of 8x8 places: whether the place at its right is clearly lighter."""
     grey = picture.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX)
     levels = np.asarray(grey, dtype=np.int16)
-    bits = levels[:, 1:] > levels[:, :-1]
+    bits = levels[:, 1:] > levels[:, :-1] + CLEARLY
     return np.packbits(bits).view(np.uint64)[0]
 
 

@@ -129,8 +129,8 @@ def _from_metadata(path: Path, text: Read) -> Contents:
             each = _listed(path, number, line, text)
             found[each.path] = each
     unlisted = [name for name in _picture_names(path.parent) if path.parent / name not in found]
-    notes = (f"{len(unlisted)} pictures are not in {METADATA}, {unlisted[0]} for one",)
-    return Contents(tuple(found.values()), notes if unlisted else ())
+    notes = [f"{len(unlisted)} pictures are not in {METADATA}, {name} for one" for name in unlisted]
+    return Contents(tuple(found.values()), tuple(notes[:1]))
 
 
 def _listed(path: Path, number: int, line: str, text: Read) -> Found:
