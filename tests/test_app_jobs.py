@@ -167,6 +167,21 @@ def test_nothing_is_lost_when_app_or_training_are_killed(
     assert told.checkpoints[-1].path == second.out
 
 
+def test_a_job_can_be_stopped_before_its_first_step(
+    store: Store, runners: Callable[[], Runner], tmp_path: Path
+) -> None:
+    runner = runners()
+    job = store.add("a job", toml(tmp_path / "style.shira"))
+    wait(lambda: process.find(job.config))
+    runner.stop(job.id)
+    wait(lambda: store.get(job.id).state == "stopped")
+    assert process.find(job.config) is None
+    assert "starts anew" in store.get(job.id).message
+    assert not job.out.exists()
+    runner.delete(job.id)
+    assert not job.folder.exists()
+
+
 def _starts(job: Job) -> list[str]:
     lines = (job.run_folder / "events.jsonl").read_text().splitlines()
     return [line for line in lines if '"event":"start"' in line]

@@ -21,7 +21,7 @@ from shira_core.errors import FileInvalid, InvalidValue, WriteFailed
 from trainer_ui.engine.data import folder as files
 from trainer_ui.engine.data import join
 from trainer_ui.engine.errors import DataInvalid
-from trainer_ui.pictures import Folder, Item
+from trainer_ui.pictures import Folder, Item, captioners
 from trainer_ui.roots import Roots
 
 LONG = 60.0
@@ -310,3 +310,42 @@ def test_links_out_of_the_roots_are_left_out(tmp_path: Path) -> None:
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataInvalid, match="no pictures"):
         Folder(tmp_path)
+
+
+PLUGIN = """
+def caption(path):
+    if path.stem == "bad":
+        raise RuntimeError("too dark")
+    return None if path.stem == "none" else f" a  picture of {path.stem} "
+"""
+
+
+def test_captions_are_written_by_installed_programs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package in a folder of its own, with the entry point that one needs."""
+    site = tmp_path / "site"
+    (site / "dark-1.dist-info").mkdir(parents=True)
+    (site / "dark_plugin.py").write_text(PLUGIN)
+    (site / "dark-1.dist-info" / "METADATA").write_text("Name: dark\nVersion: 1\n")
+    points = "[shira.captioners]\ndark = dark_plugin:caption\nbroken = dark_plugin:nothing\n"
+    (site / "dark-1.dist-info" / "entry_points.txt").write_text(points)
+    with pytest.raises(InvalidValue, match="none"):
+        captioners.captioner("dark")
+    monkeypatch.syspath_prepend(site)
+    assert captioners.names() == ["broken", "dark"]
+    dark = captioners.captioner("dark")
+    folder = tmp_path / "in"
+    picture(folder / "a.png", text="by hand")
+    picture(folder / "b.png")
+    (folder / "damaged.png").write_bytes(b"nothing")
+    with opened(folder) as pictures:
+        assert pictures.apply(pictures.captioned(dark)) == 1
+        picture(folder / "bad.png")
+    assert captions(folder)["b.png"] == "a picture of b"
+    with opened(folder) as pictures, pytest.raises(InvalidValue, match=r"bad\.png: too dark"):
+        pictures.captioned(dark)
+    with pytest.raises(InvalidValue, match="no text"):
+        dark(Path("none.png"))
+    with pytest.raises(InvalidValue, match="cannot be loaded"):
+        captioners.captioner("broken")

@@ -16,6 +16,7 @@ from ..engine.data import captions as tagging
 from ..engine.data import folder as files
 from ..engine.errors import DataInvalid
 from . import captions, edit
+from .captioners import Captioner
 from .edit import Edit, Progress
 from .looking import Looking, Size
 
@@ -113,6 +114,20 @@ class Folder:
         """Return the edit that puts `new` in the place of `old`, wherever it is in a caption."""
         about = f"put {new!r} in the place of {old!r}"
         return edit.edit(about, self._editable(), edit.replaced(old, new))
+
+    def captioned(self, captioner: Captioner, progress: Progress = edit.silent) -> Edit:
+        """Return the edit that gives pictures without a caption one by a program.
+
+        progress: called with the pictures done and in all. Raises what the program raises.
+        """
+        bare = {name: text for name, text in self._editable().items() if not text}
+        bare = {name: text for name, text in bare.items() if self._looking.size(self._number(name))}
+        written = {}
+        for done, name in enumerate(bare, 1):
+            written[name] = captions.clean(name, captioner(self.path / name))
+            progress(done, len(bare))
+        changes = (edit.Change(name, bare[name], text) for name, text in written.items() if text)
+        return Edit("caption the pictures that have none", tuple(changes))
 
     def apply(self, wanted: Edit, progress: Progress = edit.silent) -> int:
         """Make an edit; return how many captions were changed.
