@@ -34,7 +34,9 @@ class AfterTab:
         """Draw the tab."""
         with gr.Row():
             self.job = gr.Dropdown([], label="job", scale=4, elem_id="after-job")
-            self.again = gr.Button("Look again", scale=0, min_width=120, elem_id="after-again")
+            self.again = gr.Button(
+                "Look again", size="sm", scale=0, min_width=150, elem_id="after-again"
+            )
         gr.Markdown("### Compare")
         with gr.Row():
             self.kept = gr.CheckboxGroup([], label="adapters of this run", elem_id="kept")
@@ -56,8 +58,8 @@ class AfterTab:
             self.picture = gr.Dropdown(
                 [("as it is", "")], value="", label="preview picture", elem_id="finish-picture"
             )
+        self.finish = gr.Button("Write into the file", elem_id="finish")
         with gr.Row():
-            self.finish = gr.Button("Write into the file", elem_id="finish")
             self.folder = gr.Dropdown([], label="folder of a host", elem_id="host-folder")
             self.copy = gr.Button("Copy into the host's folder", elem_id="copy")
         self.said = widgets.markup("after-said")
@@ -156,7 +158,7 @@ class AfterTab:
         preview = Image.open(self.desk.roots.resolve(picture)) if picture else None
         library.finish(path, words_, preview, title.strip())
         link = images.link(path)
-        return words.note(f"{path.name} is written.", "good") + f"<p>Download: {link}</p>"
+        return words.note(f"{path.name} is written.", "good") + f"<p>{link}</p>"
 
     def hand_on(self, file: str | None, folder: str | None) -> str:
         """Copy a file into a host's folder."""

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..engine.base import Base
+    from ..engine.config import Config
+    from ..engine.device import Arithmetic
 
 PARTS = ("text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is drawn. config: TOML of the run. out: a PNG of all; `first`: of the first prompt's.
+    """What is drawn. config: TOML of the run. out: a PNG of all.
 
     adapters: files, each drawn with each of the alphas.
     """
@@ -64,58 +66,76 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def draw(request: Request) -> None:
-    """Draw the grid: a row for each adapter and alpha, a column for each prompt."""
+    """Draw the grid: a row for the base and each adapter, columns for each prompt and alpha."""
     from ..engine import sample
 
     out = Path(request.out)
     rows, texts = [], list[str]()
-    for (adapter, alpha), prompts, pictures in _rows(request):
-        texts = prompts
-        label = "base"
-        if adapter is not None:
-            label = f"{Path(request.adapters[adapter]).stem}, alpha {request.alphas[alpha]:g}"
-            for number, picture in enumerate(pictures):
-                sample.save(picture, cell(out, adapter, alpha, number))
-        rows.append((label, pictures))
+    for adapter, prompts, by_alpha in _rows(request):
+        texts = [f"{alpha:g}: {text}" for text in prompts for alpha in request.alphas]
+        pictures = [drawn[k] for k in range(len(prompts)) for drawn in by_alpha]
+        rows.append(("base" if adapter is None else Path(request.adapters[adapter]).stem, pictures))
+        for at, drawn in enumerate(by_alpha if adapter is not None else ()):
+            for number, picture in enumerate(drawn):
+                sample.save(picture, cell(out, adapter or 0, at, number))
     sample.save(sample.grid(rows, texts), out)
 
 
-def _rows(
-    request: Request,
-) -> Iterator[tuple[tuple[int | None, int], list[str], list[Image.Image]]]:
-    """Yield the pictures of the base, then those of each adapter with each alpha."""
+def _rows(request: Request) -> Iterator[tuple[int | None, list[str], list[list[Image.Image]]]]:
+    """Yield the prompts and, for each alpha, their pictures: the base's, then each adapter's."""
     import torch
 
     from shira_core.integrations.diffusers import load_shira
 
+    from ..engine import sample
+
+    opened = _open(request)
+    scene = sample.scene(opened.base, opened.config, [], opened.resolution)
+    assert scene is not None
+    # The scene holds what the text encoders say, and an adapter may change them.
+    drawer = replace(opened.base, text_encoders=())
+
+    def drawn() -> list[Image.Image]:
+        told = replace(scene, towards=opened.base.encode_text(scene.prompts)) if changed else scene
+        return sample.draw(drawer, opened.arithmetic, opened.config, told, lambda: False)
+
+    changed = False
+    with torch.no_grad():
+        yield None, scene.prompts, [drawn()] * len(request.alphas)
+        changed = True
+        for number, path in enumerate(request.adapters):
+            with load_shira(_pipeline(opened.base), path, 0.0) as loaded:
+                by_alpha = []
+                for alpha in request.alphas:
+                    loaded.set_alpha(alpha)
+                    by_alpha.append(drawn())
+                yield number, scene.prompts, by_alpha
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A base on its device, and how it draws."""
+
+    base: Base
+    arithmetic: Arithmetic
+    config: Config
+    resolution: int
+
+
+def _open(request: Request) -> _Opened:
     from ..engine import base as bases
-    from ..engine import device, sample
+    from ..engine import device
     from ..engine.config import load, read_toml
 
     config = load(None, read_toml(Path(request.config))).model_copy(
-        update={"sample_prompts": tuple(request.prompts), "sample_count": len(request.prompts)}
+        update={"sample_prompts": request.prompts, "sample_count": len(request.prompts)}
     )
     place = device.choose(config)
     arithmetic = device.arithmetic(config, place, bases.peek(config.base))
     base = bases.open_base(config.base, arithmetic.held)
-    resolution = config.resolution or base.resolution
-    modules = [base.unet, base.vae, *(each.module for each in base.text_encoders)]
-    for module in modules:
+    for module in (base.unet, base.vae, *(each.module for each in base.text_encoders)):
         module.requires_grad_(False).to(place)
-
-    def drawn() -> tuple[list[str], list[Image.Image]]:
-        scene = sample.scene(base, config, [], resolution)
-        assert scene is not None
-        told = replace(base, text_encoders=())  # the scene holds what they say
-        return scene.prompts, sample.draw(told, arithmetic, config, scene, lambda: False)
-
-    with torch.no_grad():
-        yield (None, 0), *drawn()
-        for number, path in enumerate(request.adapters):
-            with load_shira(_pipeline(base), path, 0.0) as loaded:
-                for at, alpha in enumerate(request.alphas):
-                    loaded.set_alpha(alpha)
-                    yield (number, at), *drawn()
+    return _Opened(base, arithmetic, config, config.resolution or base.resolution)
 
 
 def _pipeline(base: Base) -> Any:

@@ -37,7 +37,7 @@ def address(route: str, path: Path, **more: object) -> str:
 
 def link(path: Path) -> str:
     """Return a link that downloads a file."""
-    return f'<a download href="{text(address("download", path))}">{text(path.name)}</a>'
+    return f'<a download href="{text(address("download", path))}">Download {text(path.name)}</a>'
 
 
 def add(app: FastAPI, roots: Roots) -> None:

@@ -34,7 +34,9 @@ class LibraryTab:
         """Draw the tab."""
         with gr.Row():
             gr.Markdown("Click adapters to look at them. Several can be compared, mixed and baked.")
-            self.again = gr.Button("Look again", scale=0, min_width=120, elem_id="library-again")
+            self.again = gr.Button(
+                "Look again", size="sm", scale=0, min_width=150, elem_id="library-again"
+            )
         self.cards = widgets.cards("cards")
         self.names = gr.State([])
         self.details = widgets.markup("details")
@@ -165,4 +167,6 @@ def _flat(value: object) -> str:
         return ", ".join(f"{key} {each}" for key, each in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return f"{value:,}" if type(value) is int else str(value)

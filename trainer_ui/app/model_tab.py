@@ -36,7 +36,9 @@ class ModelTab:
         """Draw the tab."""
         with gr.Row():
             self.base = self.form.parts["base"] = places.dropdown("base", scale=4)
-            self.again = gr.Button("Look again", scale=0, min_width=120, elem_id="bases-again")
+            self.again = gr.Button(
+                "Look again", size="sm", scale=0, min_width=150, elem_id="bases-again"
+            )
         self.found = widgets.markup("base-found")
         with gr.Row():
             with gr.Column(min_width=300):

@@ -37,8 +37,8 @@ def build(desk: Desk) -> gr.Blocks:
         ):
             with gr.Tab(name):
                 tab.build()
-        for tab in (form, data, model, training, after, files):
-            tab.connect()
+        for part in (form, data, model, training, after, files):
+            part.connect()
         _open(page, desk, form, data, model, after, files)
     return page
 

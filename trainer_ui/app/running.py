@@ -62,7 +62,10 @@ def _head(job: Job, told: Progress) -> str:
         figures.append(("GPU memory", words.size(told.memory)))
     if told.checkpoint is not None and job.state != "done":
         figures.append(("checkpoint at step", told.checkpoint))
-    lines = [*(words.note(line) for line in told.warnings), words.note(told.error or "", "bad")]
+    lines = [
+        *(words.note(line) for line in dict.fromkeys(told.warnings)),
+        words.note(told.error or "", "bad"),
+    ]
     return f"<h3>{words.text(job.name)}</h3>{words.figures(figures)}{''.join(lines)}"
 
 

@@ -35,9 +35,16 @@ class TrainingTab:
                 names, value="", label="begin with a preset", scale=4, elem_id="preset"
             )
             self.load = gr.UploadButton(
-                "Load settings", file_types=[".toml"], scale=0, min_width=130, elem_id="load-toml"
+                "Load settings",
+                file_types=[".toml"],
+                size="sm",
+                scale=0,
+                min_width=150,
+                elem_id="load-toml",
             )
-            self.save = gr.Button("Save settings", scale=0, min_width=130, elem_id="save-toml")
+            self.save = gr.Button(
+                "Save settings", size="sm", scale=0, min_width=150, elem_id="save-toml"
+            )
         self.saved = widgets.markup("saved-toml-link")
         with gr.Row():
             self.form.add("out", scale=2)
