@@ -27,7 +27,9 @@ TAB = "txt2img"
 
 
 @contextmanager
-def serving_page(checkout: Checkout, data: Path, checkpoints: Path) -> Iterator[Server]:
+def serving_page(
+    checkout: Checkout, data: Path, checkpoints: Path, more: tuple[str, ...] = ()
+) -> Iterator[Server]:
     """Start a WebUI with its page; this checkout is among its extensions."""
     (data / "extensions").mkdir(parents=True, exist_ok=True)
     (data / "extensions" / CLONE).symlink_to(hosts.ROOT)
@@ -35,7 +37,7 @@ def serving_page(checkout: Checkout, data: Path, checkpoints: Path) -> Iterator[
     # Forge serves scripts of its own page only from the folder of its data.
     allowed = ("--gradio-allowed-path", str(checkout.folder))
     folders = ("--data-dir", str(data), "--ckpt-dir", str(checkpoints), *allowed)
-    start = (*START, *ON_CPU[kind], *folders)
+    start = (*START, *ON_CPU[kind], *folders, *more)
     log, ready = data / "log.txt", "/sdapi/v1/options"
     with hosts.serving(checkout, start, log, ready, said="Startup time") as server:
         yield server
