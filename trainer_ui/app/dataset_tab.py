@@ -13,6 +13,7 @@ from shira_core.errors import InvalidValue
 
 from .. import pictures
 from ..engine.config.data import DataSettings
+from ..pictures import captioners
 from . import images, places, widgets, words
 from .desk import DATASETS, Desk
 from .form import QUIET, Form
@@ -72,6 +73,11 @@ class DatasetTab:
                 self.old = gr.Textbox(label="search", elem_id="search-old")
                 self.new = gr.Textbox(label="replace with", elem_id="search-new")
                 self.show_replace = gr.Button("Look at it", elem_id="replace")
+            with gr.Row(visible=bool(captioners.names())):
+                self.program = gr.Dropdown(
+                    captioners.names(), label="caption those without by", elem_id="captioner"
+                )
+                self.show_captions = gr.Button("Look at it", elem_id="caption")
             self.edit = gr.State(None)
             self.preview = widgets.markup("edit-preview")
             with gr.Row():
@@ -103,6 +109,9 @@ class DatasetTab:
         self.show_replace.click(
             words.answered(self.replace), [*where, self.old, self.new], edits, **QUIET
         )
+        self.show_captions.click(
+            words.answered(self.caption), [*where, self.program], edits, api_visibility="private"
+        )
         done = [*edits, self.stamp]
         self.apply.click(words.answered(self.make_edit), [*where, self.edit], done, **QUIET)
         self.undo.click(words.answered(self.undo_edit), where, done, **QUIET)
@@ -114,9 +123,8 @@ class DatasetTab:
         """Return the folder of the page, None where none is chosen."""
         if not path:
             return None
-        return self.desk.folders.open(
-            self.desk.place("images", path), self.desk.resolution(base, resolution)
-        )
+        side = self.desk.resolution(base, resolution)
+        return self.desk.folders.open(self.desk.place("images", path), side, self.desk.roots)
 
     def look(
         self, path: str, base: str, resolution: float | None, problem: str, page: int, stamp: str
@@ -159,6 +167,19 @@ class DatasetTab:
         if not old:
             raise InvalidValue("there is nothing to search for: type it")
         return _previewed(self._chosen(path, base, resolution).replace(old, new))
+
+    def caption(
+        self,
+        path: str,
+        base: str,
+        resolution: float | None,
+        program: str | None,
+        bar: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Any:
+        """Show the captions that an installed program would write."""
+        write = captioners.captioner(program or "")
+        folder = self._chosen(path, base, resolution)
+        return _previewed(folder.captioned(write, lambda done, of: bar((done, of))))
 
     def make_edit(
         self, path: str, base: str, resolution: float | None, edit: pictures.Edit | None

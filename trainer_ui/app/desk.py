@@ -33,22 +33,16 @@ class Folders:
     _open: OrderedDict[tuple[Path, int], Folder] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def open(self, path: Path, resolution: int) -> Folder:
+    def open(self, path: Path, resolution: int, roots: Roots) -> Folder:
         """Return a folder, the open one if it is; raises DataInvalid."""
         with self._lock:
             key = (path, resolution)
             if key not in self._open:
-                self._open[key] = Folder(path, resolution)
+                self._open[key] = Folder(path, resolution, roots.resolve)
             self._open.move_to_end(key)
             while len(self._open) > KEPT_FOLDERS:
                 self._open.popitem(last=False)[1].close()
             return self._open[key]
-
-    def forget(self, path: Path) -> None:
-        """Read a folder anew when it is opened next."""
-        with self._lock:
-            for key in [key for key in self._open if key[0] == path]:
-                self._open.pop(key).close()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ ACTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def rows(desk: Desk, jobs: Sequence[Job], shown: Job | None) -> list[dict[str, Any]]:
+def rows(jobs: Sequence[Job], shown: Job | None) -> list[dict[str, Any]]:
     """Return the value of the queue's widget."""
     return [_row(job, shown) for job in jobs]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from ..jobs import Job, Progress, progress
 from . import images, words
 from .chart import chart
-from .desk import Desk
 from .queue import detail
 
 SHOWN_SAMPLES = 12
@@ -17,25 +16,30 @@ SHOWN_SAMPLES = 12
 
 @dataclass(frozen=True)
 class Shown:
-    """HTML of the parts. stamp: changes when one of them does."""
+    """HTML of the parts."""
 
-    stamp: str
     head: str = ""
     chart: str = ""
     samples: str = ""
     log: str = ""
 
 
-def look(desk: Desk, job: Job | None, smoothing: float) -> Shown:
+def stamp(job: Job | None) -> str:
+    """Return what changes whenever something that is shown of a job does."""
+    if job is None:
+        return ""
+    told = progress(job)
+    counts = (told.step, len(told.samples), len(told.validation), told.warnings, told.error)
+    return repr((job, *counts, told.log))
+
+
+def look(job: Job | None, smoothing: float) -> Shown:
     """Return what is shown of a job, nothing without one."""
     if job is None:
-        return Shown("")
+        return Shown()
     told = progress(job)
     drawn = chart(told.losses, told.rates, told.validation, told.steps, smoothing)
-    stamp = repr(
-        (job, told.step, len(told.samples), told.log[-1:], told.warnings, told.error, smoothing)
-    )
-    return Shown(stamp, _head(job, told), drawn, _samples(told), _log(told))
+    return Shown(_head(job, told), drawn, _samples(told), _log(told))
 
 
 def status(jobs: Sequence[Job]) -> str:

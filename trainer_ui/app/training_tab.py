@@ -137,10 +137,10 @@ class TrainingTab:
         """Return what is shown of the queue and a job; nothing where nothing is new."""
         jobs = self.desk.store.all()
         job = self.desk.current(wanted)
-        shown = running.look(self.desk, job, smoothing)
-        rows = queue.rows(self.desk, jobs, job)
-        new = repr((rows, shown.stamp))
+        rows = queue.rows(jobs, job)
+        new = repr((rows, running.stamp(job)))
         if new == seen:
             return [gr.skip()] * 7
+        shown = running.look(job, smoothing)
         status = running.status(jobs)
         return status, rows, shown.head, shown.chart, shown.samples, shown.log, new
