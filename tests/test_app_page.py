@@ -20,7 +20,7 @@ import shira_core as shira
 pytest.importorskip("gradio")
 
 NASTY = "a<img src=x onerror=alert(1)>${1+1}{{x}}.png"
-STEPS = 150
+STEPS = 90
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_from_pictures_to_an_adapter(
         _pictures(page, home)
         _model(page)
         _start(page)
-        page.wait_for_text("#samples", "step 25", TRAIN_MS)
+        page.wait_for_text("#samples", "step 15", TRAIN_MS)
         assert page.tab.locator("#chart svg polyline.loss").count() == 1
         page.shoot("training")
         assert not page.outside
@@ -108,7 +108,7 @@ def _start(page: Page) -> None:
     page.wait_for_text("#said", "steps")
     for name, text in (
         *(("out", "ink"), ("steps", str(STEPS)), ("lr", "0.002"), ("batch_size", "4")),
-        *(("sample_every", "25"), ("save_every", "50"), ("sample_prompts", "cat\nhouse")),
+        *(("sample_every", "15"), ("save_every", "30"), ("sample_prompts", "cat\nhouse")),
     ):
         page.fill(f"set-{name}", text)
     page.unfold("What a run writes")
@@ -181,7 +181,7 @@ def _check(home: Path, models: Path) -> None:
     mixed = shira.load(home / "adapters" / "mixed.shira")
     assert mixed.entries == shira.mix(parts, mode="sum").entries
     drawn = sorted((home / "adapters" / "ink.run" / "samples").glob("*.png"))
-    assert [path.stem for path in drawn] == [f"step-{n:06}" for n in range(25, 151, 25)]
+    assert [path.stem for path in drawn] == [f"step-{n:06}" for n in range(15, 91, 15)]
     assert all(Image.open(path).getextrema() != ((255, 255),) * 3 for path in drawn)
 
 

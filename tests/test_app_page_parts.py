@@ -15,8 +15,8 @@ pytest.importorskip("gradio")
 
 from trainer_page import ROOT
 
-from shira_core.errors import FileExists
-from trainer_ui.app import fields, images
+from shira_core.errors import FileExists, InvalidValue
+from trainer_ui.app import fields, images, queue, running
 from trainer_ui.app.chart import chart, limits, smoothed, thinned
 from trainer_ui.app.desk import Desk, open_desk
 from trainer_ui.app.form import Form
@@ -186,6 +186,14 @@ def test_start_queues_what_the_page_says_once(desk: Desk) -> None:
     job.out.write_bytes(b"there")
     with pytest.raises(FileExists, match="exists"):
         tab.add(*given)
+    tab.write_toml(*given)
+    loaded = form.from_file(str(desk.home / "trainer" / "ink.toml"), *given)
+    read = dict(zip(fields.NAMES, (each["value"] for each in loaded), strict=True))
+    assert desk.config(read) == desk.config(values)
+    preset = form.with_preset("low-memory", *given)
+    read = dict(zip(fields.NAMES, (each["value"] for each in preset), strict=True))
+    chosen = desk.config(read)
+    assert {n: getattr(chosen, n) for n in presets.read("low-memory")} == presets.read("low-memory")
     form.keep(*given)
     assert fields.kept_values(desk.draft.read()) == values
 
@@ -206,3 +214,26 @@ def test_the_chart_shows_numbers() -> None:
     assert drawn.count("<polyline") == 3
     assert "nan" not in chart([(1, math.nan), (2, 0.5)], [], [], 10, 0)
     assert "svg" not in chart([(1, math.nan)], [], [], 10, 0)
+
+
+def test_the_queues_buttons(desk: Desk) -> None:
+    desk.runner.close()
+    values = fields.form_values({"base": "home/base", "images": "home/pictures", "out": "ink"})
+    first = desk.store.add("<b>first</b>", dump(desk.config(values)))
+    queue.act(desk, first.id, "duplicate", "")
+    second = desk.store.all()[1]
+    queue.act(desk, second.id, "rename", "second")
+    queue.act(desk, second.id, "up", "")
+    rows = queue.rows(desk.store.all(), first)
+    assert [(row["name"], row["shown"]) for row in rows] == [
+        ("second", False),
+        ("<b>first</b>", True),
+    ]
+    assert "resume" not in rows[0]["acts"]
+    queue.act(desk, second.id, "stop", "")
+    assert "resume" in queue.rows(desk.store.all(), None)[0]["acts"]
+    queue.act(desk, second.id, "delete", "")
+    assert [job.id for job in desk.store.all()] == [first.id]
+    assert "&lt;b&gt;first" in running.look(first, 0.9).head
+    with pytest.raises(InvalidValue, match="load the page anew"):
+        queue.act(desk, first.id, "__class__", "")

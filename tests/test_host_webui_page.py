@@ -203,11 +203,11 @@ def test_a_stack_is_saved_loaded_and_deleted(webui: WebUI, adapters: Path) -> No
     saved = webui.rows()
     choice = webui.tab.locator("#shira_txt2img_preset input")
     said = webui.tab.locator("#shira_txt2img_said")
-    choice.fill("Größe 猫")
+    choice.fill("Größe \u732b")
     choice.press("Enter")
     webui.tab.click("#shira_txt2img_save")
     said.get_by_text("is saved").wait_for()
-    assert json.loads((adapters / "presets" / "Größe 猫.json").read_text("utf-8")) == saved
+    assert json.loads((adapters / "presets" / "Größe \u732b.json").read_text("utf-8")) == saved
     webui.clear()
     webui.tab.click("#shira_txt2img_load")
     webui.wait_for_rows(1)

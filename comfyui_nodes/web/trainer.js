@@ -7,7 +7,7 @@ const COMMAND = "python install.py trainer";
 
 /** Open the trainer where it listens by default: on the machine of the browser or the server. */
 async function openTrainer() {
-  const address = `http://${location.hostname}:${PORT}/`;
+  const address = `${location.protocol}//${location.hostname}:${PORT}/`;
   try {
     await fetch(address, { mode: "no-cors" });
   } catch {

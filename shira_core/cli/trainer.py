@@ -28,8 +28,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         subparsers,
         "trainer",
         "open the trainer's page",
-        "Serve the trainer's page: data sets, settings, a queue of trainings, the library. It reads "
-        "and writes below the given folders alone, and needs no network.",
+        "Serve the trainer's page: data sets, settings, a queue of trainings, the library. It "
+        "reads and writes below the given folders alone, and needs no network.",
         "shira trainer --root ~/shira --root ~/ComfyUI/models",
     )
     parser.add_argument(
