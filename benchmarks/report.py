@@ -80,6 +80,8 @@ def goals() -> str:
         at_most(f"`shira info` on a {size:.0f} MB file", 300, info["info_ms"], "ms")
     if comfyui := results_of("comfyui"):
         rows += hosts.comfyui_goals(comfyui)
+    if webui := results_of("webui"):
+        rows += hosts.webui_goals(webui)
     for name, rows_of in STEP_GOALS.items():
         if results := results_of(name):
             rows += rows_of(results)
@@ -232,6 +234,7 @@ SECTIONS = {
     "memory_estimate": steps.memory,
     "trainer_gpu": steps.runs,
     "comfyui": hosts.comfyui,
+    "webui": hosts.webui,
 }
 STEP_GOALS = {
     "training_speed": steps.goals,

@@ -29,6 +29,40 @@ def comfyui_goals(results: dict[str, Any]) -> Rows:
     ]
 
 
+def webui_goals(results: dict[str, Any]) -> Rows:
+    """The same for AUTOMATIC1111."""
+    found = results["times faster"]["shira"]
+    return [
+        [
+            f"AUTOMATIC1111: {ACTIONS[action]}, against the built-in Lora",
+            ">= 10x",
+            f"{found[action]:.1f}x",
+            "met" if found[action] >= 10 else "**missed**",
+        ]
+        for action in GOALS
+    ]
+
+
+def webui(results: dict[str, Any]) -> str:
+    """Return the section on AUTOMATIC1111."""
+    ways = ("shira", "shira beside lora", "lora")
+    rows = [
+        [label, *(f"{results[way][action]:.2f}" for way in ways)]
+        for action, label in ACTIONS.items()
+    ]
+    shira, rank = f"SHiRA, {results['density']:.0%}", results["rank"]
+    heads = f"{shira} | the same, beside a Lora | Lora, r = {rank}"
+    lines = [f"| seconds for weights | {heads} |", "| --- | ---: | ---: | ---: |"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return (
+        "## AUTOMATIC1111 1.10.1, full-size SD1.5, CPU, one thread\n\n"
+        "A real server; the time that one picture spends on putting weights on and taking them"
+        f" off, medians of {results['repeats']}. SHiRA gives the weights back after each picture,"
+        " so that the same stack costs something again; Lora leaves its own in the model. Beside a"
+        " Lora, its copies of the weights are written, too.\n\n" + "\n".join(lines)
+    )
+
+
 def comfyui(results: dict[str, Any]) -> str:
     """Return the section on ComfyUI."""
     shira, lora = results["shira"], results["lora"]

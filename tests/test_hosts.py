@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STUBS = ROOT / "tests" / "stubs" / "comfyui_api_stubs"
+STUBS = ROOT / "tests" / "stubs"
 COMFYUI = """
 import importlib.util, sys
-sys.path.insert(0, sys.argv[2])  # the host's modules
+sys.path.insert(0, sys.argv[2] + "/comfyui_api_stubs")  # the host's modules
 import folder_paths
 folder_paths.models_dir = sys.argv[1] + "/models"
 folder_paths.folder_names_and_paths["checkpoints"] = ([], set())
@@ -33,11 +33,14 @@ assert module.__file__.startswith(sys.argv[1])
 """
 WEBUI = """
 import importlib.util, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[2] + "/webui_api_stubs"]
+from modules import script_callbacks
 spec = importlib.util.spec_from_file_location("shira.py", sys.argv[1] + "/scripts/shira.py")
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-assert module.a1111_extension.__file__.startswith(sys.argv[1])
+assert sys.modules["a1111_extension"].__file__.startswith(sys.argv[1])
+assert [module.Script.__name__] == ["Script"]
+assert {"app_started", "before_ui", "ui_settings", "ui_tabs"} <= set(script_callbacks.registered)
 """
 
 

@@ -135,7 +135,7 @@ def outputs(base: Base) -> Outputs:
     generator = torch.Generator().manual_seed(0)
     noisy = torch.randn(3, 4, 8, 8, generator=generator)
     picture = torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1
-    text = torch.cat([base.encode_text([prompt]) for prompt in PROMPTS])
+    text = torch.cat([base.encode_text([prompt]).embeddings for prompt in PROMPTS])
     times = torch.tensor([10, 500, 980])
     latent = base.vae.encode(picture).latent_dist.mean
     return Outputs(
@@ -166,7 +166,7 @@ def tensors(base: Base) -> dict[str, Tensor]:
     for module, keymap, prefix in (
         (base.unet, keymaps.unet, UNET),
         (base.vae, keymaps.vae, VAE),
-        (base.text_encoder, keymaps.clip, TEXT),
+        (base.text_encoders[0].module, keymaps.clip, TEXT),
     ):
         weights = module.state_dict()
         for name, source in keymap(weights, prefix).items():

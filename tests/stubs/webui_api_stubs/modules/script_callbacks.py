@@ -33,6 +33,22 @@ def on_before_ui(callback: Callable[..., Any], *, name: str | None = None) -> No
     registered["before_ui"].append(callback)
 
 
+def on_app_started(callback: Callable[..., Any], *, name: str | None = None) -> None:
+    registered["app_started"].append(callback)
+
+
+def on_infotext_pasted(callback: Callable[..., Any], *, name: str | None = None) -> None:
+    registered["infotext_pasted"].append(callback)
+
+
+def on_ui_settings(callback: Callable[..., Any], *, name: str | None = None) -> None:
+    registered["ui_settings"].append(callback)
+
+
+def on_ui_tabs(callback: Callable[..., Any], *, name: str | None = None) -> None:
+    registered["ui_tabs"].append(callback)
+
+
 def cfg_denoiser_callback(params: CFGDenoiserParams) -> None:
     for callback in registered["cfg_denoiser"]:
         callback(params)
