@@ -32,7 +32,8 @@ PAGE = """<!doctype html><meta charset="utf-8"><meta name="color-scheme" content
 
 def add(_: Any, app: FastAPI) -> None:
     """Add the routes where the WebUI has a page, behind its login."""
-    login = next((r.endpoint for r in app.routes if getattr(r, "path", "") == "/login_check"), None)
+    found = (each for each in app.routes if getattr(each, "path", "") == "/login_check")
+    login = getattr(next(found, None), "endpoint", None)
     if login is None:  # no page, so nobody can log in
         return
     subpath = (getattr(shared.cmd_opts, "subpath", None) or "").strip("/")
