@@ -58,6 +58,9 @@ def clone(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("host", [COMFYUI, WEBUI], ids=["comfyui", "webui"])
 def test_the_entry_of_a_host_loads(clone: Path, host: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-I", "-c", host, str(clone), str(STUBS)], capture_output=True, text=True
+        [sys.executable, "-I", "-c", host, str(clone), str(STUBS)],
+        cwd=clone.parent,  # the stubs' models lie in the current folder
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr

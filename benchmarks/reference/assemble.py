@@ -12,11 +12,10 @@ import shutil
 from pathlib import Path
 
 from denoiser import TEXT, UNET, halves
+from models import SCHEDULER, text_encoder, unet, vae
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTokenizer
-
-from models import SCHEDULER, text_encoder, unet, vae
 
 # component: (files of train.py, file of diffusers)
 FILES = {

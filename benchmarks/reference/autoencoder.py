@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 from drawn import with_drawn
 from loop import DEVICE, Trainer
+from models import SCALE, vae
 from pictures import STYLES, grid, load_pictures
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
-
-from models import SCALE, vae
 
 SHIFT = 1.5  # largest spread of the shifts in training; noise leaves about 0.9
 

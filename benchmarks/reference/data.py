@@ -21,11 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import resvg_py
+from models import PIXELS, TRIGGERS, write_tokenizer
 from pictures import EVALUATION_FILE, EVALUATION_STYLES, PICTURES_FILE, STYLES, splits
 from PIL import Image
 from sources import PACKAGES, check_source, write_licences
-
-from models import PIXELS, TRIGGERS, write_tokenizer
 
 ICON = 112
 BPE = "bpe_simple_vocab_16e6.txt.gz"

@@ -11,11 +11,6 @@ from autoencoder import as_input, encode
 from autoencoder import read as read_vae
 from diffusers import DPMSolverMultistepScheduler
 from loop import DEVICE, Trainer
-from pictures import STYLES, grid, load_pictures, splits
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import CLIPTokenizer
-
 from models import (
     CONTEXT,
     LATENT,
@@ -27,6 +22,10 @@ from models import (
     text_encoder,
     unet,
 )
+from pictures import STYLES, grid, load_pictures, splits
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 TRAINED = STYLES[:3]  # the last style stays unknown: adapters learn it
 STEPS, GUIDANCE = 20, 3.0

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from models import PIXELS
 from PIL import Image
 from torch import Tensor
-
-from models import PIXELS
 
 STYLES = ("noto", "flat", "glossy", "contrast")
 EVALUATION_STYLES = ("twemoji", "openmoji")  # no training reads these
