@@ -85,7 +85,7 @@ class Page:
     def clear(self) -> None:
         """Empty the graph, and look at its origin in full size."""
         self.tab.evaluate(_CLEAR)
-        self.tab.wait_for_timeout(500)  # a click now would count to the last double click
+        self._rest()
 
     def show(self, kind: str) -> None:
         """Look at the first node of a type in full size: far away, panels are only boxes."""
@@ -106,6 +106,12 @@ class Page:
         self.tab.wait_for_selector(".comfy-vue-node-search-container", state="hidden")
         drawn = "() => app.graph.nodes.every((n) => n.widgets.every((w) => w.hidden || w.last_y))"
         self.tab.wait_for_function(drawn)
+        self.tab.wait_for_selector(".p-dialog-mask", state="detached")
+        self._rest()
+
+    def _rest(self) -> None:
+        """Wait until a click would no longer count to the last double click."""
+        self.tab.wait_for_timeout(500)
 
     def widget(self, kind: str, name: str) -> Any:
         """Return the value of a widget of the first node of a type."""
