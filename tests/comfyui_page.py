@@ -17,6 +17,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SIZE = {"width": 1400, "height": 900}
 START_MS, STEP_MS, RUN_MS = 90_000, 10_000, 600_000
 CANVAS = "#graph-canvas"
+MASK = ".p-dialog-mask"
 _NODE = "const node = app.graph.nodes.find((each) => each.type === type);"
 _CLEAR = """() => {
   app.canvas.deselectAll();
@@ -78,9 +79,14 @@ class Page:
         )
         self.tab.wait_for_function(known, timeout=START_MS)
         self.tab.wait_for_selector(CANVAS)
-        self.tab.wait_for_timeout(1500)  # the page opens its template browser the first time
-        self.tab.keyboard.press("Escape")
+        self._close_templates()
         self.clear()
+
+    def _close_templates(self) -> None:
+        """Close the template browser, which the page opens by itself for a new user."""
+        self.tab.wait_for_selector(MASK)
+        self.tab.keyboard.press("Escape")
+        self.tab.wait_for_selector(MASK, state="detached")
 
     def clear(self) -> None:
         """Empty the graph, and look at its origin in full size."""
@@ -106,7 +112,7 @@ class Page:
         self.tab.wait_for_selector(".comfy-vue-node-search-container", state="hidden")
         drawn = "() => app.graph.nodes.every((n) => n.widgets.every((w) => w.hidden || w.last_y))"
         self.tab.wait_for_function(drawn)
-        self.tab.wait_for_selector(".p-dialog-mask", state="detached")
+        self.tab.wait_for_selector(MASK, state="detached")
         self._rest()
 
     def _rest(self) -> None:
