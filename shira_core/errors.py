@@ -42,3 +42,7 @@ class OutOfMemory(ShiraError):
 
 class MissingDependency(ShiraError):
     """An optional package is needed for this function."""
+
+
+class HubError(ShiraError):
+    """A model hub refused a request, or could not be reached; local files are as they were."""
