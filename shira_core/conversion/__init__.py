@@ -1,0 +1,1 @@
+"""Adapters from other files, and other files from adapters."""

@@ -1,0 +1,92 @@
+"""How many entries of a dense change an adapter keeps, and what share of the change they carry.
+
+The *energy* of a delta is the sum of its squares; what the kept entries have of it is *captured*.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import InvalidValue
+
+Scope = Literal["layer", "global"]
+SCOPES: tuple[Scope, ...] = ("layer", "global")
+DENSITY = 0.02
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The largest entries are kept: a share of them, or as few as carry a share of the energy.
+
+    density: share of the entries, in (0, 1]; energy: share of the energy, in (0, 1]. Exactly one is
+    given. scope: of each weight by itself, or of all weights together.
+    Raises InvalidValue.
+    """
+
+    density: float | None = DENSITY
+    energy: float | None = None
+    scope: Scope = "layer"
+
+    def __post_init__(self) -> None:
+        if (self.density is None) == (self.energy is None):
+            raise InvalidValue("give a density or an energy, not both")
+        share = self.energy if self.density is None else self.density
+        word = "energy" if self.density is None else "density"
+        if not (isinstance(share, (int, float)) and math.isfinite(share) and 0 < share <= 1):
+            raise InvalidValue(f"{word} {share!r} is no share: give a number above 0, at most 1")
+        if self.scope not in SCOPES:
+            raise InvalidValue(f"scope {self.scope!r} is unknown: choose {' or '.join(SCOPES)}")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What was kept of a delta: `entries` of `cells` positions, `captured` of `total` energy."""
+
+    entries: int = 0
+    cells: int = 0
+    captured: float = 0.0
+    total: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """Captured share of the energy, 0..1; 1 where there was nothing to capture."""
+        return self.captured / self.total if self.total else 1.0
+
+    @property
+    def density(self) -> float:
+        """Kept share of the positions, 0..1."""
+        return self.entries / self.cells if self.cells else 0.0
+
+    def __add__(self, other: Share) -> Share:
+        return Share(
+            self.entries + other.entries,
+            self.cells + other.cells,
+            self.captured + other.captured,
+            self.total + other.total,
+        )
+
+
+@dataclass(frozen=True)
+class Energy:
+    """What was kept of each weight, and what of the change could not be kept at all.
+
+    left_out: energy of changes that an adapter does not hold, by a reason for people.
+    curve: (density, captured share) of the largest entries of all weights together, rising.
+    """
+
+    weights: Mapping[str, Share]
+    left_out: Mapping[str, float]
+    curve: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def total(self) -> Share:
+        """All weights together, without what was left out."""
+        return sum(self.weights.values(), Share())
+
+    @property
+    def share(self) -> float:
+        """Captured share of the energy of all weights."""
+        return self.total.share
