@@ -106,6 +106,15 @@ _ALLOWED: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
+def summary(value: Any) -> str:
+    """Return a value of `training` for a person; of a mixed adapter, what it was mixed from."""
+    if isinstance(value, list):
+        return " + ".join(map(summary, value))
+    if isinstance(value, dict):
+        return " ".join(str(part) for part in value.values() if not isinstance(part, dict))
+    return str(value)
+
+
 def for_other_tools(header: Header) -> dict[str, str]:
     """Return the metadata keys that other programs read (modelspec 1.0.1, sd-scripts)."""
     spec, base_version = _ARCHITECTURES.get(header.architecture, ("", ""))
@@ -121,6 +130,7 @@ def for_other_tools(header: Header) -> dict[str, str]:
         "modelspec.trigger_phrase": ", ".join(header.triggers),
         "modelspec.prediction_type": header.prediction_type.removesuffix("_prediction"),
         "ss_base_model_version": base_version,
+        "ss_v2": "True" if header.architecture == "sd2" else "",
         "ss_sd_model_name": header.base,
     }
     return {key: value for key, value in keys.items() if value}

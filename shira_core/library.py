@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from .adapter import Adapter
 from .errors import FileInvalid, ShiraError
 from .file import load
+from .sound import digest
 
 SUFFIXES = (".shira", ".safetensors")
-CHUNK = 1 << 20
 Stamp = tuple[int, ...]
 
 
@@ -30,7 +29,7 @@ class Opened:
     def digest(self) -> str:
         """The SHA-256 of the file, read when it is asked for; raises FileInvalid."""
         try:
-            return _digest(self.path)
+            return digest(self.path)
         except OSError as error:
             raise _unreadable(str(self.path), error) from error
 
@@ -138,11 +137,3 @@ def _stamp(path: Path) -> Stamp:
     """Return what no change of a file leaves as it is; the change time cannot be set by hand."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()

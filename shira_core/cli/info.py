@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import format as layout
-from ..header import Header, to_json
+from ..header import Header, summary, to_json
 from ..names import component, label
 from .common import command, say, size, table
 
@@ -94,18 +94,9 @@ def _table(facts: dict[str, Any]) -> str:
             ("entries", f"{facts['entries']:,} as {', '.join(facts['dtypes'])}"),
             ("size", f"{facts['bytes_per_entry']:.2f} bytes per entry"),
             ("data SHA-256", facts["data_sha256"]),
-            ("training", ", ".join(f"{key} {_short(value)}" for key, value in training.items())),
+            ("training", ", ".join(f"{key} {summary(value)}" for key, value in training.items())),
             ("description", facts.get("description", "")),
             ("license", facts.get("license", "")),
             ("tags", ", ".join(facts.get("tags", ()))),
         ]
     )
-
-
-def _short(value: Any) -> str:
-    """Return a value of the training summary; of a mixed adapter, what it was mixed from."""
-    if isinstance(value, list):
-        return " + ".join(map(_short, value))
-    if isinstance(value, dict):
-        return " ".join(str(part) for part in value.values() if not isinstance(part, dict))
-    return str(value)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from .. import format as layout
-from ..errors import FileInvalid
 from .common import command, say
-
-CHUNK = 1 << 22
 
 
 def add(subparsers: Any) -> None:
@@ -34,11 +29,10 @@ def add(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the file; raises our error for the first thing that is wrong."""
     from ..file import load
+    from ..sound import check_bytes
 
     adapter = load(args.file)
-    for name in adapter.weights:
-        adapter.weights.read(name)
-    hashed = _check_hash(args.file)
+    hashed = check_bytes(args.file)
     facts: dict[str, Any] = {"weights": len(adapter.weights), "entries": adapter.entries}
     facts |= {"hash": "matches" if hashed else "none in the file"}
     if args.base:
@@ -47,26 +41,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_hash(path: Path) -> bool:
-    """Compare the data with the hash in the metadata; return whether there is one."""
-    found = layout.read(path)
-    wanted = found.container.metadata.get(layout.HASH)
-    if not wanted:
-        return False
-    if _sha256(path, found.container.data_start) != wanted:
-        raise FileInvalid(f"{path}: its data does not match its hash: get it again")
-    return True
-
-
 def _fit(adapter: Any, base: Path) -> str:
     """Say how the adapter fits a checkpoint; raises WeightMissing or ShapeMismatch."""
     from ..check import check_fit
     from ..container import read_header
+    from ..sound import digest
 
     check_fit(adapter, {name: info.shape for name, info in read_header(base).tensors.items()})
     if not adapter.header.base_sha256:
         return "fits"
-    same = _sha256(base, 0) == adapter.header.base_sha256
+    same = digest(base) == adapter.header.base_sha256
     return (
         "is the model it was trained on" if same else "fits, but is not the one it was trained on"
     )
@@ -78,12 +62,3 @@ def _sentence(path: Path, facts: dict[str, Any]) -> str:
         f"hash {facts['hash']}"
     ]
     return "\n".join(lines + ([f"the base {facts['base']}"] if "base" in facts else []))
-
-
-def _sha256(path: Path, start: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(start)
-        while block := file.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
