@@ -52,6 +52,27 @@ def test_full_size_maps_are_the_inverse_of_diffusers_converters(
             assert found[name] is checkpoint[source.name], name
 
 
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [("sd15", "full"), ("sd2", "full"), ("sdxl", "full"), ("sd15", "tiny"), ("sdxl", "tiny")],
+)
+def test_a_checkpoint_tells_the_names_that_its_weights_have_elsewhere(
+    architecture: str, size: str
+) -> None:
+    with torch.device("meta"):
+        modules = {c: sd.module(architecture, c, size) for c in sd.PREFIXES[architecture]}
+    shapes, wanted = {}, {}
+    for component, sources in sd.sources(architecture, modules).items():
+        own = {name: w.shape for name, w in modules[component].state_dict().items()}
+        shapes |= sd.checkpoint_shapes(sources, own)
+        wanted |= {
+            f"{component}.{name.removeprefix('text_model.')}": source
+            for name, source in sources.items()
+        }
+    assert keymaps.targets(shapes) == wanted
+    assert keymaps.targets({"double_blocks.0.img_attn.qkv.weight": (3, 1)}) == {}
+
+
 PUBLISHED = [
     ("sd15", "unet", "input_blocks.1.1.proj_in.weight", (320, 320, 1, 1)),
     ("sd15", "unet", "input_blocks.3.0.op.weight", (320, 320, 3, 3)),

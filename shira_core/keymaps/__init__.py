@@ -12,12 +12,12 @@ from .. import names as checkpoint
 from ..errors import ArchitectureMismatch
 from ..mask import Shape
 from ..translate import Source
-from .clip import clip
-from .openclip import openclip
-from .unet import unet
+from .clip import clip, clip_names
+from .openclip import openclip, openclip_names
+from .unet import unet, unet_names
 from .vae import vae
 
-__all__ = ["architecture", "clip", "openclip", "sources", "unet", "vae"]
+__all__ = ["architecture", "clip", "openclip", "sources", "targets", "unet", "vae"]
 
 _SD1 = {"te1": (clip, "cond_stage_model.transformer.text_model.")}
 _TEXT = {
@@ -29,6 +29,7 @@ _TEXT = {
         "te2": (openclip, "conditioner.embedders.1.model."),
     },
 }
+_CANDIDATES = {clip: clip_names, openclip: openclip_names}
 
 
 def sources(architecture: str, component: str, names: Iterable[str]) -> dict[str, Source]:
@@ -51,6 +52,25 @@ def sources(architecture: str, component: str, names: Iterable[str]) -> dict[str
         return {}
     scheme, prefix = _TEXT[architecture][component]
     return scheme(names, prefix)
+
+
+def targets(shapes: Mapping[str, Shape]) -> dict[str, Source]:
+    """Return the source of each weight that diffusers and transformers have of a checkpoint.
+
+    shapes: of the checkpoint, by name. The result's names begin with the component:
+    "unet.conv_in.weight", "te1.encoder.layers.0.mlp.fc1.weight". It undoes `sources`, and is empty
+    for an architecture without a map.
+    """
+    kind = checkpoint.detect(shapes)
+    candidates = {"unet": unet_names(shapes, checkpoint.UNET)} if kind in _TEXT else {}
+    for component, (scheme, prefix) in _TEXT.get(kind, {}).items():
+        candidates[component] = _CANDIDATES[scheme](shapes, prefix)
+    return {
+        f"{component}.{name}": source
+        for component, names in candidates.items()
+        for name, source in sources(kind, component, names).items()
+        if source.name in shapes
+    }
 
 
 def architecture(shapes: Mapping[str, Shape]) -> str:

@@ -19,3 +19,8 @@ def clip(names: Iterable[str], prefix: str) -> dict[str, Source]:
     """
     short = {name: name.removeprefix("text_model.") for name in names}
     return {name: Source(prefix + own) for name, own in short.items() if own.startswith(_PARTS)}
+
+
+def clip_names(names: Iterable[str], prefix: str) -> list[str]:
+    """Return the names that weights of a checkpoint's CLIP have in transformers."""
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]

@@ -40,6 +40,21 @@ def openclip(names: Iterable[str], prefix: str) -> dict[str, Source]:
     return {name: source for name, source in found.items() if source}
 
 
+def openclip_names(names: Iterable[str], prefix: str) -> list[str]:
+    """Return the names that weights of a checkpoint's OpenCLIP can have in transformers.
+
+    names: of the checkpoint. What `openclip` places outside of it does not exist in this model.
+    """
+    start = f"{prefix}transformer.resblocks."
+    layers = {name[len(start) :].partition(".")[0] for name in names if name.startswith(start)}
+    return [*_ENDS] + [
+        f"encoder.layers.{layer}.{part}.{kind}"
+        for layer in sorted(layers, key=int)
+        for part in _LAYERS
+        for kind in ("weight", "bias")
+    ]
+
+
 def _source(name: str, prefix: str) -> Source | None:
     if name in _ENDS:
         end = _ENDS[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from ..translate import Source
 
@@ -24,10 +24,17 @@ _RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
+_INSIDE = {
+    "resnets": [f"{layer}.{kind}" for layer in _RESNET for kind in ("weight", "bias")],
+    "downsamplers": ["conv.weight", "conv.bias"],
+    "upsamplers": ["conv.weight", "conv.bias"],
+}
 _BLOCK = re.compile(
     r"(down|up|mid)_blocks?\.(?:(\d)\.)?(attentions|resnets|downsamplers|upsamplers)\.(\d)\.(.+)"
 )
 _PER_LEVEL = 3  # slots that each level of resolution takes in the flat list of blocks
+_LEVELS = range(4)
+_ATTENTION = re.compile(r"blocks?\.(?:\d+\.)?1\.((?:norm|proj_in|proj_out|transformer_blocks)\..+)")
 
 
 def unet(names: Iterable[str], prefix: str) -> dict[str, Source]:
@@ -40,6 +47,38 @@ def unet(names: Iterable[str], prefix: str) -> dict[str, Source]:
     attentive = {match[1] for name in names if (match := re.match(r"up_blocks\.(\d)\.att", name))}
     originals = {name: _original(name, attentive) for name in names}
     return {name: Source(prefix + original) for name, original in originals.items() if original}
+
+
+def unet_names(names: Collection[str], prefix: str) -> list[str]:
+    """Return the names that weights of a checkpoint's UNet can have in diffusers, and more.
+
+    names: of the checkpoint. What `unet` places outside of it does not exist in this model.
+    """
+    attentive = [
+        n for n in _LEVELS if f"{prefix}output_blocks.{_PER_LEVEL * n}.1.norm.weight" in names
+    ]
+    inside = dict.fromkeys(match[1] for name in names if (match := _ATTENTION.search(name)))
+    ends = [f"{layer}.{kind}" for layer in _ENDS for kind in ("weight", "bias")]
+    return ends + [
+        f"{block}.{inner}"
+        for block, part in _blocks(attentive)
+        for inner in (inside if part == "attentions" else _INSIDE[part])
+    ]
+
+
+def _blocks(attentive: Collection[int]) -> Iterator[tuple[str, str]]:
+    """Return the parts that blocks can have, with their kinds; upwards only some have attention."""
+    for part, number in (("attentions", 0), ("resnets", 0), ("resnets", 1)):
+        yield f"mid_block.{part}.{number}", part
+    for level in _LEVELS:
+        for side, numbers in (("down", range(_PER_LEVEL - 1)), ("up", range(_PER_LEVEL))):
+            parts = (
+                ("resnets", "attentions") if side == "down" or level in attentive else ("resnets",)
+            )
+            yield from (
+                (f"{side}_blocks.{level}.{part}.{n}", part) for part in parts for n in numbers
+            )
+            yield f"{side}_blocks.{level}.{side}samplers.0", f"{side}samplers"
 
 
 def _original(name: str, attentive: set[str]) -> str | None:
