@@ -43,7 +43,7 @@ def atomic_write(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     except ShiraError:
         raise
     except OSError as error:
-        raise _explained(error, target) from error
+        raise explained(error, target) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -57,7 +57,8 @@ def _sync(path: Path, flags: int) -> None:
         os.close(handle)
 
 
-def _explained(error: OSError, target: Path) -> WriteFailed:
+def explained(error: OSError, target: Path) -> WriteFailed:
+    """Return what the operating system refused, as an error of ours that says what to do."""
     if error.errno in _NO_SPACE:
         return WriteFailed(f"no space left for {target}: free some and try again; nothing changed")
     if error.errno == errno.ENOENT and not os.path.exists(target.parent):
