@@ -7,6 +7,7 @@ else. A WebUI runs this file without arguments at each start: then it installs n
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
@@ -102,6 +103,9 @@ def prepare(extra: str, torch_index_url: str | None) -> str:
     if sys.version_info < (3, 10):  # noqa: UP036 - the check exists for older Pythons
         raise SetupError(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}")
     python = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    note = VENV / f"shira-{extra}.txt"
+    if python.exists() and note.is_file() and note.read_text(encoding="utf-8") == wanted():
+        return str(python)  # so that it starts at once, and without network
     if not python.exists():
         make_venv()
     if not has_torch(python):
@@ -110,7 +114,14 @@ def prepare(extra: str, torch_index_url: str | None) -> str:
         pip(python, [*index, TORCH])
     print(f"Installing SHiRA and its {extra} packages...", flush=True)
     pip(python, ["--editable", f"{ROOT}[{extra}]"])
+    note.write_text(wanted(), encoding="utf-8")
     return str(python)
+
+
+def wanted() -> str:
+    """Return what changes when an environment has to be installed anew: packages, or the place."""
+    packages = (ROOT / "pyproject.toml").read_bytes()
+    return hashlib.sha256(packages + str(ROOT).encode()).hexdigest()
 
 
 def make_venv() -> None:

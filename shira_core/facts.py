@@ -15,7 +15,7 @@ from .names import component, label
 
 Facts = dict[str, Any]
 THUMBNAIL = "modelspec.thumbnail"
-_PICTURES = (".preview.png", ".png", ".jpg", ".jpeg", ".webp")
+PICTURES = (".preview.png", ".png", ".jpg", ".jpeg", ".webp")
 _KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
 
@@ -89,7 +89,7 @@ def text(library: Library, name: str) -> str:
 def preview(library: Library, name: str) -> tuple[bytes, str] | None:
     """Return an adapter's picture and its media type: beside the file, or inside of it."""
     path = library.resolve(name)
-    for ending in _PICTURES:
+    for ending in PICTURES:
         beside = path.with_suffix(ending)
         if beside.is_file() and not beside.is_symlink():
             return beside.read_bytes(), _KINDS[beside.suffix]

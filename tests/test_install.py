@@ -75,6 +75,28 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_environment(checkout: Path) 
     assert not (checkout / ".venv").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="its Python is a script here")
+def test_what_is_installed_starts_without_network_until_the_packages_change(checkout: Path) -> None:
+    """An environment with this Python and the note that install.py leaves in it."""
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (checkout / "trainer_ui").mkdir()
+    (checkout / "trainer_ui" / "demo.py").write_text("print('it runs')")
+    (checkout / "pyproject.toml").write_text("one")
+    code = f"import runpy; print(runpy.run_path({str(checkout / 'install.py')!r})['wanted'](), end='')"
+    note = subprocess.check_output([sys.executable, "-c", code], text=True)
+    (checkout / ".venv" / "shira-trainer.txt").write_text(note)
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(checkout)}
+    done = run(checkout, "demo", **offline)
+    assert (done.returncode, done.stdout.strip()) == (0, "it runs")
+    (checkout / "pyproject.toml").write_text("two")
+    done = run(checkout, "demo", **offline)
+    assert done.returncode == 1
+    assert "Installing" in done.stdout
+
+
 def test_it_needs_only_the_standard_library() -> None:
     """Imported by a Python that sees no installed package."""
     code = f"import runpy; runpy.run_path({str(INSTALL)!r}, run_name='install')"

@@ -10,7 +10,10 @@ import sys
 from ..errors import ShiraError
 from .common import one_line
 
-COMMANDS = ("info", "verify", "bake", "mix", "compare", "train", "trainer", "reference")
+COMMANDS = (
+    *("info", "verify", "bake", "mix"),
+    *("compare", "train", "trainer", "reference", "publish", "pull"),
+)
 INTERRUPTED = 130
 
 

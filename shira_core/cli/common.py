@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InvalidValue
+
 if TYPE_CHECKING:
     from ..adapter import Adapter
     from ..alpha import Alpha
@@ -47,6 +49,24 @@ def split_alpha(argument: str) -> tuple[Path, Alpha]:
     if found is None or os.path.exists(argument):
         return Path(argument), Alpha()
     return Path(found[1]), parse(found[2])
+
+
+def hub_token(variable: str | None) -> str | None:
+    """Return the token in an environment variable: on a command line others could read it."""
+    if variable is None:
+        return None
+    token = os.environ.get(variable, "").strip()
+    if not token:
+        raise InvalidValue(f"--token {variable!r:.60} names no environment variable with a token")
+    return token
+
+
+def quiet_bars() -> None:
+    """Turn huggingface_hub's progress bars off where nobody sees them move."""
+    if not sys.stderr.isatty():
+        from ..integrations.hub.client import library
+
+        library().utils.disable_progress_bars()
 
 
 def say(text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 from ...container import strict_json
@@ -35,11 +34,13 @@ def known(raw: bytes) -> bytes | None:
         return None
     if not isinstance(found, dict):
         return None
-    noted: dict[str, Any] = {k: found[k] for k in _TEXTS if isinstance(found.get(k), str)}
-    weight = found.get(_WEIGHT)
-    if type(weight) in (int, float) and math.isfinite(weight):
-        noted[_WEIGHT] = weight
+    noted = {key: value for key, value in found.items() if _may_be(key, value)}
     return _bytes(noted) if noted else None
+
+
+def _may_be(key: str, value: object) -> bool:
+    kind = type(value)
+    return kind is str if key in _TEXTS else key == _WEIGHT and kind in (int, float)
 
 
 def _bytes(noted: dict[str, Any]) -> bytes:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...errors import HubError
+from . import client, names
 from .about import Progress
+from .bundle import contents
 
 
 def push(
@@ -23,4 +26,20 @@ def push(
     Raises FileInvalid (the folder was changed), InvalidValue (repository), HubError (refused or
     not reached), and MissingDependency without huggingface_hub.
     """
-    raise NotImplementedError
+    names.check_repository(repository)
+    files = contents(folder)
+    hub = client.library()
+    api = hub.HfApi(endpoint=endpoint, token=token, library_name="shira")
+    with client.asking(f"push to {repository}"):
+        address = api.create_repo(repository, private=private or None, exist_ok=True)
+        if private and not api.repo_info(repository).private:
+            raise HubError(f"{repository} is public: push to another name, or leave out --private")
+        additions = [hub.CommitOperationAdd(each.as_posix(), folder / each) for each in files]
+        total, done = sum(each.upload_info.size for each in additions), 0
+        for each in additions:
+            api.preupload_lfs_files(repository, additions=[each], free_memory=False)
+            done += each.upload_info.size
+            if progress:
+                progress(done, total)
+        api.create_commit(repository, additions, commit_message="Upload with shira publish")
+    return str(address)
