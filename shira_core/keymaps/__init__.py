@@ -54,14 +54,15 @@ def sources(architecture: str, component: str, names: Iterable[str]) -> dict[str
     return scheme(names, prefix)
 
 
-def targets(shapes: Mapping[str, Shape]) -> dict[str, Source]:
+def targets(shapes: Mapping[str, Shape], kind: str = "") -> dict[str, Source]:
     """Return the source of each weight that diffusers and transformers have of a checkpoint.
 
-    shapes: of the checkpoint, by name. The result's names begin with the component:
-    "unet.conv_in.weight", "te1.encoder.layers.0.mlp.fc1.weight". It undoes `sources`, and is empty
-    for an architecture without a map.
+    shapes: of the checkpoint, by name; with its architecture as `kind`, of some of its weights. The
+    result's names begin with the component: "unet.conv_in.weight",
+    "te1.encoder.layers.0.mlp.fc1.weight". It undoes `sources`, and is empty for an architecture
+    without a map.
     """
-    kind = checkpoint.detect(shapes)
+    kind = kind or checkpoint.detect(shapes)
     candidates = {"unet": unet_names(shapes, checkpoint.UNET)} if kind in _TEXT else {}
     for component, (scheme, prefix) in _TEXT.get(kind, {}).items():
         candidates[component] = _CANDIDATES[scheme](shapes, prefix)

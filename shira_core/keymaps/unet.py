@@ -35,6 +35,7 @@ _BLOCK = re.compile(
 _PER_LEVEL = 3  # slots that each level of resolution takes in the flat list of blocks
 _LEVELS = range(4)
 _ATTENTION = re.compile(r"blocks?\.(?:\d+\.)?1\.((?:norm|proj_in|proj_out|transformer_blocks)\..+)")
+_ATTENTIVE = re.compile(r"output_blocks\.(\d+)\.(?:1\.(?:norm|proj|transformer)|2\.)")
 
 
 def unet(names: Iterable[str], prefix: str) -> dict[str, Source]:
@@ -52,12 +53,13 @@ def unet(names: Iterable[str], prefix: str) -> dict[str, Source]:
 def unet_names(names: Collection[str], prefix: str) -> list[str]:
     """Return the names that weights of a checkpoint's UNet can have in diffusers, and more.
 
-    names: of the checkpoint. What `unet` places outside of it does not exist in this model.
+    names: of the checkpoint, or some of them. What `unet` places outside of it does not exist in
+    this model.
     """
-    attentive = [
-        n for n in _LEVELS if f"{prefix}output_blocks.{_PER_LEVEL * n}.1.norm.weight" in names
-    ]
-    inside = dict.fromkeys(match[1] for name in names if (match := _ATTENTION.search(name)))
+    bare = [name.removeprefix(prefix) for name in names]
+    attentive = {int(match[1]) // _PER_LEVEL for name in bare if (match := _ATTENTIVE.match(name))}
+    found = (match[1] for name in bare if (match := _ATTENTION.search(name)))
+    inside = dict.fromkeys(["norm.weight", *found])  # never empty, so that `unet` sees attention
     ends = [f"{layer}.{kind}" for layer in _ENDS for kind in ("weight", "bias")]
     return ends + [
         f"{block}.{inner}"
