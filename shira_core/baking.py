@@ -15,20 +15,13 @@ from . import entries
 from .atomic import atomic_write, refuse_existing
 from .check import check_fit
 from .container import Container, TensorInfo, open_data, read_header, strict_json
+from .dense import DTYPES
 from .errors import FileInvalid
 from .plan import Entries, Entry, alphas, as_stack, draft, read_all
 
 CHUNK = 1 << 22
 KEY = "shira.baked"
 _STALE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
 Progress = Callable[[int, int], None]
 
 
@@ -79,7 +72,7 @@ def _check(path: Path, source: Container, stack: Sequence[Entry]) -> None:
         check_fit(entry.adapter, shapes)
         for name in entry.adapter.weights:
             dtype = source.tensors[name].dtype
-            if dtype not in _DTYPES:
+            if dtype not in DTYPES:
                 raise FileInvalid(
                     f"{path}: {name} is stored as {dtype}: this checkpoint is quantised; bake into "
                     "the one in float16, bfloat16 or float32"
@@ -145,7 +138,7 @@ def _write_changed(job: _Job, name: str, info: TensorInfo) -> None:
     raw = torch.empty(info.end - info.begin, dtype=torch.uint8)
     if job.read.readinto(raw.numpy()) != len(raw):  # type: ignore[attr-defined]
         raise _cut(job.path)
-    weight = raw.view(_DTYPES[info.dtype]).view(info.shape)
+    weight = raw.view(DTYPES[info.dtype]).view(info.shape)
     _add(weight, name, job.stack)
     job.write.write(raw.numpy().data)
 

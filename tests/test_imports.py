@@ -15,6 +15,7 @@ ALLOWED = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}
 # Asked for by name when their command runs, with a message that says how to get them.
 ON_DEMAND = {
     "cli/compare.py": {"matplotlib"},
+    "cli/energy_plot.py": {"matplotlib"},
     "cli/reference.py": {"trainer_ui"},
     "cli/train.py": {"trainer_ui"},
     "cli/trainer.py": {"trainer_ui"},

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from ..errors import InvalidValue
 
 Scope = Literal["layer", "global"]
@@ -73,12 +75,12 @@ class Share:
 class Energy:
     """What was kept of each weight, and what of the change could not be kept at all.
 
-    left_out: energy of changes that an adapter does not hold, by a reason for people.
-    curve: (density, captured share) of the largest entries of all weights together, rising.
+    left_out: changes that an adapter does not hold, by what they are of, in words for people.
+    curve: (density, captured share) of the largest entries of all matrices together, rising.
     """
 
     weights: Mapping[str, Share]
-    left_out: Mapping[str, float]
+    left_out: Mapping[str, Share]
     curve: tuple[tuple[float, float], ...] = ()
 
     @property
@@ -90,3 +92,11 @@ class Energy:
     def share(self) -> float:
         """Captured share of the energy of all weights."""
         return self.total.share
+
+    def carried(self, density: float) -> float:
+        """Return the share of the energy that the largest entries carry at a density."""
+        return float(np.interp(density, [d for d, _ in self.curve], [s for _, s in self.curve]))
+
+    def needed(self, share: float) -> float:
+        """Return the density whose largest entries carry a share of the energy."""
+        return float(np.interp(share, [s for _, s in self.curve], [d for d, _ in self.curve]))
