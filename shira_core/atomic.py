@@ -73,7 +73,7 @@ def replace_all(
             with contextlib.suppress(OSError):  # folders cannot be synced everywhere
                 _sync(folder, os.O_RDONLY)
     except OSError as error:
-        raise _explained(error, target) from error
+        raise explained(error, target) from error
     finally:
         for temporary in ready.values():
             with contextlib.suppress(OSError):
