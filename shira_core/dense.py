@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import BinaryIO
 
 import torch
@@ -18,15 +19,21 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
+NUMBERS = DTYPES | {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
 
 
-def read_tensor(file: BinaryIO, container: Container, name: str) -> Tensor:
-    """Return a floating tensor of an open file, in memory of its own.
+def read_tensor(
+    file: BinaryIO,
+    container: Container,
+    name: str,
+    dtypes: Mapping[str, torch.dtype] = DTYPES,
+) -> Tensor:
+    """Return a tensor of an open file, in memory of its own.
 
     Raises FileInvalid for another dtype, and when the file ends within the tensor.
     """
     info = container.tensors[name]
-    if info.dtype not in DTYPES:
+    if info.dtype not in dtypes:
         raise FileInvalid(
             f"{name} is stored as {info.dtype}: this file is quantised; use the one in float16, "
             "bfloat16 or float32"
@@ -35,4 +42,4 @@ def read_tensor(file: BinaryIO, container: Container, name: str) -> Tensor:
     file.seek(container.data_start + info.begin)
     if file.readinto(raw.numpy()) != len(raw):  # type: ignore[attr-defined]
         raise FileInvalid("it is cut short: get it again")
-    return raw.view(DTYPES[info.dtype]).view(info.shape)
+    return raw.view(dtypes[info.dtype]).view(info.shape)

@@ -16,6 +16,7 @@ ALLOWED = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}
 ON_DEMAND = {
     "cli/compare.py": {"matplotlib"},
     "cli/energy_plot.py": {"matplotlib"},
+    "conversion/lycoris.py": {"lycoris"},
     "cli/reference.py": {"trainer_ui"},
     "cli/train.py": {"trainer_ui"},
     "cli/trainer.py": {"trainer_ui"},

@@ -29,16 +29,16 @@ class File:
     def __init__(self, path: Path) -> None:
         self.path, self.container = path, read_header(path)
 
-    def read(self, name: str) -> Tensor:
-        """Return a floating tensor in its own dtype; raises FileInvalid, for NaN too."""
+    def read(self, name: str, dtypes: Mapping[str, torch.dtype] = DTYPES) -> Tensor:
+        """Return a tensor in its own dtype; raises FileInvalid, for NaN too."""
         try:
             with open_data(self.path, self.container) as file:
-                tensor = read_tensor(file, self.container, name)
+                tensor = read_tensor(file, self.container, name, dtypes)
         except OSError as error:
             raise FileInvalid(f"{self.path} cannot be read: {error.strerror or error}") from error
         except FileInvalid as error:
             raise FileInvalid(f"{self.path}: {error}") from None
-        if not finite(tensor):
+        if tensor.dtype.is_floating_point and not finite(tensor):
             raise FileInvalid(
                 f"{self.path}: {name} has NaN or infinite values: get a file that is not broken"
             )
