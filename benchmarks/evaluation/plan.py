@@ -1,0 +1,155 @@
+"""Which adapters each table needs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fusion import SUM, Fusion, combined, fusion
+from methods import PAPER, TRIED, Spec
+from tasks import CONTENTS, STYLES
+
+RANKS = (1, 4, 16)
+FUSED_RANKS = (4, 1)
+SEEDS = (0, 1, 2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+FULL_RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+SEARCHED = ("contrast", "riso", "objects-a")  # tasks on which learning rates are chosen
+ALPHAS = (0.25, 0.5, 0.75, 1.25, 1.5)
+APART = ("struct", "rand", "wm", "grad", "snip")
+MODES = (("wm", "ties"), ("wm", "mean"), ("grad", "ties"), ("grad", "mean"))
+SHUFFLED = ("lora", "wm")
+NONE, DRAWINGS = "none", "drawings"
+
+Rates = Mapping[tuple[str, int, str], float]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One record of the results. `spec` or `fusion`; final: on the test objects."""
+
+    phase: str
+    spec: Spec | None = None
+    fusion: Fusion | None = None
+
+    @property
+    def key(self) -> str:
+        return (self.spec or self.fusion).key  # type: ignore[union-attr]
+
+
+def kind(task: str) -> str:
+    """Return what a learning rate is chosen for."""
+    return "objects" if task in CONTENTS else "style"
+
+
+def sizes(method: str) -> tuple[int, ...]:
+    """Return the ranks of a method; a full fine-tune has none."""
+    return (0,) if method == "full" else RANKS
+
+
+def limits() -> list[Job]:
+    """The floor and the ceiling of every score: no adapter; the drawings after the autoencoder."""
+    tasks = (*STYLES, *CONTENTS)
+    return [Job("limits", Spec(each, 0, 0, task, 0)) for each in (NONE, DRAWINGS) for task in tasks]
+
+
+def search() -> list[Job]:
+    """Every method and size with five learning rates, on validation pictures."""
+    jobs = []
+    for task in SEARCHED:
+        for method in ("full", *PAPER):
+            ranks = FUSED_RANKS if task in CONTENTS and method != "full" else sizes(method)
+            for rank in ranks:
+                rates = FULL_RATES if method == "full" else RATES
+                jobs += [Job("search", Spec(method, rank, rate, task, 9)) for rate in rates]
+    return jobs
+
+
+def tried() -> list[Job]:
+    """What else was tried, at two sizes; learning rates chosen on validation pictures again."""
+    return [
+        Job("tried", Spec(method, rank, rate, task, 9))
+        for rank in FUSED_RANKS
+        for method in TRIED
+        for task in SEARCHED[:2]
+        for rate in RATES[1:4]
+    ]
+
+
+def best_rates(records: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int, str], float]:
+    """Return the learning rate with the highest joint probability, by method, rank and kind."""
+    found: dict[tuple[str, int, str], dict[float, list[float]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for record in records:
+        if record["phase"] in ("search", "tried"):
+            spec = record["spec"]
+            where = (spec["method"], spec["rank"], kind(spec["task"]))
+            found[where][spec["rate"]].append(record["exam"]["joint"])
+    return {
+        where: max(rates, key=lambda rate: sum(rates[rate]) / len(rates[rate]))
+        for where, rates in found.items()
+    }
+
+
+def single(rates: Rates) -> list[Job]:
+    """Every method, size, style and seed at its best learning rate, on test pictures."""
+    jobs = [
+        Job("single", Spec(method, rank, rates[method, rank, "style"], style, seed))
+        for seed in SEEDS
+        for method in ("full", *PAPER)
+        for rank in sizes(method)
+        for style in STYLES
+    ]
+    jobs += [
+        Job("single", Spec(method, rank, rates[method, rank, "style"], style, seed))
+        for rank in FUSED_RANKS
+        for method in TRIED
+        for style in STYLES
+        for seed in SEEDS
+        if (method, rank, "style") in rates
+    ]
+    return jobs
+
+
+def shuffled(rates: Rates) -> list[Job]:
+    """Adapters whose pictures have each other's prompts: what is learned of the style alone."""
+    return [
+        Job("shuffled", Spec(method, 4, rates[method, 4, "style"], style, seed))
+        for method in SHUFFLED
+        for style in STYLES
+        for seed in SEEDS
+    ]
+
+
+def fusions(rates: Rates) -> list[Job]:
+    """Everything used together: all methods, masks apart, other ways to mix."""
+
+    def jobs(method: str, rank: int, mode: str = SUM, apart: bool = False) -> list[Job]:
+        def spec_of(task: str) -> Spec:
+            return Spec(method, rank, rates[method, rank, kind(task)], task, 0)
+
+        made = [fusion(tasks, spec_of, mode, apart) for tasks in combined()]
+        return [
+            Job("fusion", fusion=replace(f, parts=tuple(replace(p, seed=seed) for p in f.parts)))
+            for f in made
+            for seed in SEEDS
+        ]
+
+    found = jobs("full", 0)
+    for rank in FUSED_RANKS:
+        for method in PAPER:
+            found += jobs(method, rank)
+        for method in APART:
+            found += jobs(method, rank, apart=True)
+        for method, mode in MODES:
+            found += jobs(method, rank, mode)
+    return found
+
+
+def parts(fusions: Iterable[Job], kept: Collection[str]) -> list[Job]:
+    """Return the adapters that fusions are made of and that are not kept yet."""
+    specs = {spec.key: spec for job in fusions for spec in job.fusion.parts}  # type: ignore[union-attr]
+    return [Job("part", spec) for key, spec in specs.items() if key not in kept]
