@@ -6,11 +6,13 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .errors import FileExists, ShiraError, WriteFailed
 
+WRITERS = 16  # a disk takes milliseconds to free what is replaced, but many at once
 NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -49,35 +51,50 @@ def atomic_write(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def replace_all(
-    contents: Mapping[Path, bytes], progress: Callable[[int, int], None] = lambda done, total: None
+    contents: Mapping[Path, bytes | None],
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write many small files, each whole or not at all, and synced together: 10,000 in seconds.
+    """Write many small files, each whole or not at all, 10,000 in seconds; None removes one.
 
-    Nothing is replaced before all are on disk; raises WriteFailed. progress: called with the files
-    written and in all.
+    All are on disk before the first is replaced, so a full disk changes nothing.
+    progress: called with the files done and in all. Raises WriteFailed.
     """
     ready: dict[Path, Path] = {}
     target = Path()
     try:
         for target, content in contents.items():
-            ready[target] = _beside(target)
-            ready[target].write_bytes(content)
-            if not hasattr(os, "sync"):  # Windows
-                _sync(ready[target], os.O_RDWR)
-            progress(len(ready), len(contents))
-        if hasattr(os, "sync"):
-            os.sync()
-        for target, temporary in ready.items():
-            os.replace(temporary, target)
-        for folder in {target.parent for target in ready}:
+            if content is not None:
+                ready[target] = _beside(target)
+                ready[target].write_bytes(content)
+        _sync_all(ready.values())
+
+        def put(path: Path) -> None:
+            if path in ready:
+                os.replace(ready[path], path)
+            else:
+                path.unlink()
+
+        with ThreadPoolExecutor(WRITERS) as writers:
+            for done, _ in enumerate(writers.map(put, contents), 1):
+                progress(done, len(contents))
+        for folder in {path.parent for path in contents}:
             with contextlib.suppress(OSError):  # folders cannot be synced everywhere
                 _sync(folder, os.O_RDONLY)
     except OSError as error:
-        raise explained(error, target) from error
+        raise explained(error, Path(error.filename2 or target)) from error
     finally:
         for temporary in ready.values():
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _sync_all(paths: Iterable[Path]) -> None:
+    """Bring files to the disk: all that wait for it at once, where the system can do that."""
+    if hasattr(os, "sync"):
+        os.sync()
+        return
+    for path in paths:
+        _sync(path, os.O_RDWR)
 
 
 def _beside(target: Path) -> Path:

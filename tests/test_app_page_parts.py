@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,12 +16,13 @@ pytest.importorskip("gradio")
 
 from trainer_page import ROOT
 
-from shira_core.errors import FileExists, InvalidValue
+from shira_core.errors import FileExists, FileInvalid, InvalidValue, WriteFailed
 from trainer_ui.app import fields, images, queue, running
 from trainer_ui.app.chart import chart, limits, smoothed, thinned
 from trainer_ui.app.desk import Desk, open_desk
 from trainer_ui.app.form import Form
 from trainer_ui.app.guard import Guard
+from trainer_ui.app.server import serve
 from trainer_ui.app.training_tab import TrainingTab
 from trainer_ui.engine import presets
 from trainer_ui.engine.config import Config, dump, load
@@ -119,6 +121,20 @@ def test_only_pictures_and_adapters_of_the_roots_are_served(
     assert answer.status_code == status
     assert answer.headers["content-type"].startswith(kind)
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_what_cannot_start_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(InvalidValue, match="another --port"):
+            serve("127.0.0.1", taken.getsockname()[1], [tmp_path / "home"])
+        assert not (tmp_path / "home").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteFailed, match="another folder with --root"):
+        open_desk([tmp_path / "file"])
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "jobs.sqlite").write_bytes(b"no database" * 99)
+    with pytest.raises(FileInvalid, match="damaged"):
+        open_desk([tmp_path])
 
 
 PLACES = {"base": "base", "images": "pictures", "out": "out.shira"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import os
 import tempfile
@@ -16,7 +18,6 @@ from hypothesis import strategies as st
 from picture_files import noise, picture
 from PIL import Image
 
-import shira_core.atomic
 from shira_core.errors import FileInvalid, InvalidValue, WriteFailed
 from trainer_ui.engine.data import folder as files
 from trainer_ui.engine.data import join
@@ -232,28 +233,31 @@ def test_an_edit_touches_nothing_that_changed_meanwhile(tmp_path: Path) -> None:
     assert list(captions(tmp_path).values()) == ["by hand", "by hand, later", "cat"]
 
 
+@pytest.mark.parametrize(("call", "fails_at", "changed"), [("open", 3, 0), ("replace", 2, 3)])
 def test_an_edit_that_breaks_off_can_be_taken_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, fails_at: int, changed: int
 ) -> None:
-    """The disk is full after two files: all is as it was, or can be made so."""
+    """The disk is full while the new files are written, or one of them cannot be replaced."""
     for name in "abcd":
         picture(tmp_path / f"{name}.png", text="cat")
     before = contents(tmp_path)
-    real, calls = os.replace, iter(range(100))
+    owner = io if call == "open" else os
+    real, calls = getattr(owner, call), itertools.count()
 
-    def full(source: object, target: object) -> None:
-        if next(calls) == 3:
-            raise OSError(28, "No space left on device")
-        real(source, target)
+    def full(*given: object, **more: object) -> object:
+        names = [str(each) for each in given]
+        if any(".txt" in name and ".tmp" in name for name in names) and next(calls) == fails_at:
+            raise OSError(28, "No space left on device", *given[:1])
+        return real(*given, **more)
 
     with opened(tmp_path) as folder:
         edit = folder.replace("cat", "dog")
-        monkeypatch.setattr(shira_core.atomic.os, "replace", full)
-        with pytest.raises(WriteFailed, match="no space"):
-            folder.apply(edit)
-        monkeypatch.setattr(shira_core.atomic.os, "replace", real)
-        assert list(captions(tmp_path).values()) == ["dog", "dog", "cat", "cat"]
-        assert folder.undo() == 2
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, call, full)
+            with pytest.raises(WriteFailed, match="no space"):
+                folder.apply(edit)
+        assert list(captions(tmp_path).values()).count("dog") == changed
+        assert folder.undo() == changed
     assert contents(tmp_path) == before
 
 

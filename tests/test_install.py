@@ -85,7 +85,9 @@ def test_what_is_installed_starts_without_network_until_the_packages_change(chec
     (checkout / "trainer_ui").mkdir()
     (checkout / "trainer_ui" / "demo.py").write_text("print('it runs')")
     (checkout / "pyproject.toml").write_text("one")
-    code = f"import runpy; print(runpy.run_path({str(checkout / 'install.py')!r})['wanted'](), end='')"
+    code = (
+        f"import runpy; print(runpy.run_path({str(checkout / 'install.py')!r})['wanted'](), end='')"
+    )
     note = subprocess.check_output([sys.executable, "-c", code], text=True)
     (checkout / ".venv" / "shira-trainer.txt").write_text(note)
     offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(checkout)}

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from shira_core.errors import ShiraError
+from shira_core.errors import ShiraError, WriteFailed
 
 from ..engine.config import PATHS, Config, load
 from ..engine.errors import ConfigInvalid
@@ -110,12 +110,23 @@ def _resolution(base: Path, stamp: int) -> int:
 
 
 def open_desk(folders: Sequence[Path]) -> Desk:
-    """Open the app's folders, the first one for its own files, and run the queue in it."""
-    home = folders[0]
+    """Open the app's folders, the first one for its own files, and run the queue in it.
+
+    Raises WriteFailed, FileInvalid.
+    """
     for name in (STATE, ADAPTERS, DATASETS):
-        (home / name).mkdir(parents=True, exist_ok=True)
+        _make(folders[0] / name)
     roots = Roots(folders)
     store = Store(roots.folders[0] / STATE / "jobs.sqlite")
     runner = Runner(store)
     runner.start()
     return Desk(roots, store, runner, Draft(roots.folders[0] / STATE / "draft.json"))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteFailed(
+            f"cannot make {folder}: {error.strerror}: give another folder with --root"
+        ) from None

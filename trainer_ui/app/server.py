@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
+from shira_core.errors import InvalidValue
+
 from . import images, page
 from .desk import Desk, open_desk
 from .guard import HERE, Guard
@@ -25,12 +28,17 @@ from .guard import HERE, Guard
 CSS = Path(__file__).parent / "web" / "page.css"
 FONTS = ["system-ui", "sans-serif"]
 FIXED = ["ui-monospace", "monospace"]
+CLOSING = 1  # seconds
 # Where a WebUI shows the page; and the secret that its server alone knows.
 ROOT_PATH, TOKEN = "SHIRA_TRAINER_PATH", "SHIRA_TRAINER_TOKEN"
 
 
 def serve(host: str, port: int, folders: Sequence[Path]) -> int:
-    """Serve until Ctrl-C; returns the exit code. folders: the roots, the first for new files."""
+    """Serve until Ctrl-C; returns the exit code. folders: the roots, the first for new files.
+
+    Raises InvalidValue for an address that cannot be listened on, WriteFailed, FileInvalid.
+    """
+    listening = _listen(host, port)
     token = os.environ.pop(TOKEN, "") or ("" if host in HERE else secrets.token_urlsafe(24))
     root_path = os.environ.pop(ROOT_PATH, "")
     if root_path:  # started by a WebUI, with which it ends
@@ -41,11 +49,28 @@ def serve(host: str, port: int, folders: Sequence[Path]) -> int:
         print(
             f"SHiRA trainer: http://{shown}:{port}/{f'?token={token}' if token else ''}", flush=True
         )
+    config = uvicorn.Config(
+        application(desk, token, root_path),
+        log_level="warning",
+        timeout_graceful_shutdown=CLOSING,  # a page that is open never closes its stream
+    )
     try:
-        uvicorn.run(application(desk, token, root_path), host=host, port=port, log_level="warning")
+        uvicorn.Server(config).run(sockets=[listening])
     finally:
         desk.runner.close()
     return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the port, before anything else is started; raises InvalidValue."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise InvalidValue(
+            f"cannot listen on {host}, port {port}: {error}: if a trainer runs there already, "
+            "open it in the browser; else give another --port"
+        ) from None
 
 
 def _end_with_parent() -> None:

@@ -11,6 +11,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from shira_core.errors import FileInvalid, WriteFailed
+
 from ..engine import config as settings
 from ..engine.errors import ConfigInvalid
 from .job import Job, JobRefused, State
@@ -52,7 +54,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = Path(path).absolute()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self.path, timeout=WAIT)) as database:
+        with self._connected() as database:
             database.execute("PRAGMA journal_mode = WAL")  # stays so; not in a transaction
         with self._open() as database:
             database.execute(TABLE)
@@ -142,13 +144,25 @@ class Store:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         """Yield a connection in a transaction of its own, undone when anything is raised."""
-        database = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
-        try:
+        with self._connected() as database:
             database.execute("BEGIN IMMEDIATE")
             yield database
-            database.execute("COMMIT")
-        finally:  # what is not committed is undone
-            database.close()
+            database.execute("COMMIT")  # what is not committed is undone
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """Yield a connection; its errors are ours."""
+        try:
+            with closing(sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)) as found:
+                yield found
+        except sqlite3.OperationalError as error:  # a full disk, rights, another that writes long
+            raise WriteFailed(
+                f"the queue {self.path} cannot be used: {error}: check free space and permissions"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise FileInvalid(
+                f"the queue {self.path} is damaged: {error}: move it elsewhere and start again"
+            ) from error
 
     def _get(self, database: sqlite3.Connection, id: int) -> Job:
         row = database.execute(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", (id,)).fetchone()

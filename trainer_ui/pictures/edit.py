@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shira_core.atomic import atomic_write
+from shira_core.atomic import atomic_write, replace_all
 from shira_core.errors import FileInvalid, InvalidValue
 
 JOURNAL = ".shira-undo.json"
@@ -108,23 +108,15 @@ def write_all(
 ) -> list[str]:
     """Give files new contents, those that still hold what `before` says; return their names.
 
-    Each is written whole or not at all; raises WriteFailed.
+    None is written before all could be; raises WriteFailed.
     """
-    written = []
-    for done, (name, content) in enumerate(wanted.items(), 1):
-        if content != before[name] and _content(folder / name) == before[name]:
-            _put(folder / name, content)
-            written.append(name)
-        progress(done, len(wanted))
-    return written
-
-
-def _put(path: Path, content: bytes | None) -> None:
-    if content is None:
-        path.unlink()
-        return
-    with atomic_write(path, overwrite=True) as target:
-        target.write_bytes(content)
+    names = [
+        name
+        for name, content in wanted.items()
+        if content != before[name] and _content(folder / name) == before[name]
+    ]
+    replace_all({folder / name: wanted[name] for name in names}, progress)
+    return names
 
 
 def _content(path: Path) -> bytes | None:
