@@ -1,7 +1,7 @@
 """The life of a job: its networks are activated, it draws, and the model is given back.
 
 The WebUI swallows errors of networks, and does not deactivate them when a job fails or has none in
-its prompt: so two of its functions are wrapped, with the means that it has for that.
+its prompt: so two of its functions are wrapped.
 """
 
 from __future__ import annotations
@@ -9,25 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from modules import extra_networks, patches, processing
+from modules import extra_networks, processing
 
 from shira_core.errors import ShiraError
 
 from . import problems, tag
 from .hosts import HOST
 from .stack import Stack, of_tags
+from .wrapping import wrap
 
 
 def install() -> None:
     """Wrap the WebUI's functions, once, and its host's own; after each load of scripts."""
-    _wrap(processing, "process_images_inner", _giving_back)
-    _wrap(extra_networks, "activate", _wearing)
+    wrap(processing, "process_images_inner", _giving_back)
+    wrap(extra_networks, "activate", _wearing)
     HOST.install()
-
-
-def _wrap(module: Any, name: str, wrapper: Callable[[Callable[..., Any]], Any]) -> None:
-    if patches.original(__name__, module, name) is None:
-        patches.patch(__name__, module, name, wrapper(getattr(module, name)))
 
 
 def _giving_back(draw: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
-"""Write a stack into AUTOMATIC1111's model in place, and give every weight back bit for bit.
+"""Write a stack into a model in place, and give every weight back bit for bit.
 
-What an entry held is saved once, and written back at the end of each picture. Lora's copies of a
-weight get the same values as the weight: whatever is switched on first, the model holds
-base + adapters + Lora, and the base again when both are gone.
+What an entry held is saved once, and written back at the end of each picture. The copies of a
+weight that AUTOMATIC1111's Lora keeps get the same values as the weight: whatever is switched on
+first, the model holds base + adapters + Lora, and the base again when both are gone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .places import Place, places
 from .stack import Stack, same
 
 
-@dataclass(frozen=True)
+@dataclass
 class Written:
     """What is written into one weight. wide: the plan of the 16-bit weight beside one of 8 bits."""
 
@@ -75,9 +75,10 @@ def _write(tensor: Tensor, plan: Draft, values: Tensor) -> None:
 
 
 class Patcher:
-    """The stack that one model wears now, if any."""
+    """The stack that one model wears now, if any. written: what writes into one of its weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, written: type[Written] = Written) -> None:
+        self._bind = written
         self._drafts = Drafts()
         self._model: Callable[[], nn.Module | None] = lambda: None
         self._stack: Stack = ()
@@ -138,7 +139,7 @@ class Patcher:
         self._on = tuple(each.start == 0.0 for each in stack)
         try:
             for name, draft in drafts.items():  # read and written at once, from the same cache
-                self._written.append(_bound(draft, found[name]))
+                self._written.append(self._bind(*_bound(draft, found[name])))
                 self._written[-1].write(self._factors(name))
         except BaseException:
             self.take_off()
@@ -156,11 +157,11 @@ class Patcher:
         self._stack, self._written, self._on = (), [], ()
 
 
-def _bound(draft: Draft, place: Place) -> Written:
+def _bound(draft: Draft, place: Place) -> tuple[Place, Plan, Plan | None]:
     """Return what is to be written into a weight, with what it holds without Lora."""
     backup = place.backup
     plan = _plan(draft, place.weight if backup is None else backup)
-    return Written(place, plan, None if place.wide is None else _plan(draft, place.wide))
+    return place, plan, None if place.wide is None else _plan(draft, place.wide)
 
 
 def _plan(draft: Draft, tensor: Tensor) -> Plan:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +17,10 @@ from adapters import bits
 from torch import Tensor, nn
 from webui_fork_stubs import CLIP, ModelPatcher, ReForgePatcher, lora
 from webui_model import Wrapper, exact, tree
-from webui_stubs import shared
+from webui_stubs import patches, script_callbacks, sd_samplers_common, shared
 
 import shira_core as shira
+from a1111_extension import problems
 from a1111_extension.hosts import forge, reforge
 from a1111_extension.hosts.patched import Patched
 from a1111_extension.stack import Timed
@@ -43,6 +46,9 @@ HELD = {
         "clip_g.transformer.text_model.embeddings.token_embedding.wrapped.weight"
     ),
 }
+
+DENOISER = [name for name in HELD.values() if name.startswith("diffusion_model.")]
+STEPS = 4
 
 
 @dataclass
@@ -92,6 +98,23 @@ class Setting:
             model.forge_objects = model.forge_objects_after_applying_lora.shallow_copy()
             self.load()
 
+    def run(self, see: Callable[[int], None]) -> Any:
+        """Sample as the host does, once the models are loaded; return the job."""
+        p = SimpleNamespace(extra_generation_params={}, comment=lambda text: None)
+        denoiser = SimpleNamespace(step=0, total_steps=STEPS, p=p)
+
+        def sample() -> None:
+            for denoiser.step in range(STEPS):
+                script_callbacks.cfg_denoiser_callback(
+                    script_callbacks.CFGDenoiserParams(
+                        None, None, None, denoiser.step, STEPS, None, None, denoiser
+                    )
+                )
+                see(denoiser.step)
+
+        sd_samplers_common.Sampler().launch_sampling(STEPS, sample)
+        return p
+
     def load(self) -> None:
         objects = self.model.forge_objects
         for patcher in (objects.unet, objects.clip.patcher):
@@ -105,14 +128,22 @@ class Setting:
         both = (*self.unet.named_parameters(), *self.encoder.named_parameters())
         return {name: weight.detach().clone() for name, weight in both}
 
-    def expected(self, stack: tuple[Timed, ...], lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what the modules must hold, by dense sums; fused projections are cut."""
+    def expected(
+        self, stack: tuple[Timed, ...], lora: Mapping[str, Tensor], share: float
+    ) -> dict[str, Tensor]:
+        """Return what the modules must hold, by dense sums; fused projections are cut.
+
+        What is written in a run goes onto what the host has rounded.
+        """
+        timed = not all(each.whole for each in stack)
         total = {name: torch.zeros_like(weight).float() for name, weight in self.base.items()}
         for name, value in lora.items():
-            total[name] += value
+            merged = self.base[name].float() + value
+            total[name] += (merged.half() if timed else merged) - self.base[name]
         for each in stack:
             for name, delta in each.entry.adapter.weights.items():  # type: ignore[attr-defined]
-                dense = delta.dense().float() * each.entry.alpha.at(name)
+                on = not name.startswith(UNET) or each.start <= share < each.stop
+                dense = delta.dense().float() * each.entry.alpha.at(name) * on
                 if name in HELD:
                     total[HELD[name]] += dense
                 else:
@@ -124,9 +155,12 @@ class Setting:
         }
 
     def check(
-        self, stack: tuple[Timed, ...] = (), lora: Mapping[str, Tensor] | None = None
+        self,
+        stack: tuple[Timed, ...] = (),
+        lora: Mapping[str, Tensor] | None = None,
+        share: float = 0.0,
     ) -> None:
-        now, wanted = self.weights(), self.expected(stack, lora or {})
+        now, wanted = self.weights(), self.expected(stack, lora or {}, share)
         assert [name for name in now if not now[name].equal(wanted[name])] == []
 
 
@@ -181,13 +215,17 @@ def modules() -> tuple[nn.Module, nn.Module]:
 def setting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Setting:
     made = Setting(request.param)
     monkeypatch.setattr(shared, "sd_model", made.model)
+    script_callbacks.registered.clear()
+    monkeypatch.setattr(patches, "originals", defaultdict(dict))  # each host wraps it for itself
+    sampler = sd_samplers_common.Sampler
+    monkeypatch.setattr(sampler, "launch_sampling", sampler.launch_sampling)
     made.host.install()
     return made
 
 
-def worn(seed: int, alpha: float, start: float = 0.0) -> Timed:
+def worn(seed: int, alpha: float, start: float = 0.0, stop: float = 1.0) -> Timed:
     alphas = shira.Alpha(alpha, {"te": alpha / 2})
-    return Timed(Entry(exact(SHAPES, seed, 0.3), alphas), start)
+    return Timed(Entry(exact(SHAPES, seed, 0.3), alphas), start, stop)
 
 
 def test_a_stack_is_merged_once_and_gone_with_the_next_picture(setting: Setting) -> None:
@@ -270,11 +308,91 @@ def test_what_does_not_fit_is_refused_and_nothing_is_worn(
     setting.check()
 
 
-def test_a_part_of_the_run_is_refused(setting: Setting) -> None:
-    with pytest.raises(InvalidValue, match="start"):
-        setting.host.wear(None, (worn(1, 0.5, start=0.5),))
+TIMED = (worn(1, 0.5, start=0.25), worn(2, -1.5, stop=0.5), worn(3, 1.0))
+
+
+def without_denoiser(setting: Setting, lora: Mapping[str, Tensor] | None = None) -> None:
+    """Check that the denoiser is as its host has left it; text encoders may wear a stack."""
+    now, wanted = setting.weights(), setting.expected((), lora or {}, 0.0)
+    assert [name for name in DENOISER if bits(now[name]) != bits(wanted[name])] == []
+
+
+@pytest.mark.parametrize("with_lora", [False, True])
+def test_a_part_of_the_run(setting: Setting, with_lora: bool) -> None:
+    change = torch.randn(12, 8, generator=torch.Generator().manual_seed(1)).mul(16).round() / 64
+    lora = {"diffusion_model.input_blocks.1.1.proj_in.weight": change} if with_lora else {}
+    for _ in range(2):
+        setting.draw(TIMED, lora)
+        without_denoiser(setting, lora)
+        p = setting.run(lambda step: setting.check(TIMED, lora, share=step / STEPS))
+        assert problems.KEY not in p.extra_generation_params
+        without_denoiser(setting, lora)
+    whole = (worn(2, 0.5),)
+    setting.draw(whole, lora)
+    setting.run(lambda step: setting.check(whole, lora))
+    setting.check(whole, lora)
+    setting.draw((), {})
+    setting.check()
+
+
+def test_a_run_that_fails_gives_the_denoiser_back(setting: Setting) -> None:
+    def fail(step: int) -> None:
+        if step == 2:
+            raise RuntimeError("stopped")
+
+    setting.draw(TIMED)
+    with pytest.raises(RuntimeError, match="stopped"):
+        setting.run(fail)
+    without_denoiser(setting)
+
+
+def test_a_host_may_exchange_weights_in_the_middle_of_a_run(setting: Setting) -> None:
+    """As it does when it needs memory: with its own copies, which must not be touched."""
+
+    def exchange(step: int) -> None:
+        if step == 1:
+            for name, weight in setting.unet.named_parameters():
+                weight.data = setting.base[name].clone()
+        if step == 2:
+            setting.check(TIMED, share=step / STEPS)
+        if step == 3:
+            for name, weight in setting.unet.named_parameters():
+                weight.data = setting.base[name].clone()
+
+    setting.draw(TIMED)
+    setting.run(exchange)
+    without_denoiser(setting)
+
+
+def test_what_leaves_the_range_in_a_run_is_noted(setting: Setting) -> None:
+    setting.draw((worn(1, 0.5, start=0.5), worn(2, 1e6, start=0.75, stop=0.9)))
+    p = setting.run(lambda step: None)
+    assert "lower the alphas" in p.extra_generation_params[problems.KEY]
+    without_denoiser(setting)
+
+
+def test_scaled_weights_are_refused_for_a_part_of_the_run(setting: Setting) -> None:
+    layer = setting.unet.get_submodule("diffusion_model.input_blocks.1.1.proj_in")
+    layer.scale_weight = torch.ones(())
+    with pytest.raises(InvalidValue, match="leave start and stop out"):
+        setting.host.wear(None, TIMED)
     setting.load()
     setting.check()
+
+
+def test_two_adapters_may_name_one_weight_differently(setting: Setting) -> None:
+    bare = {name.removeprefix(UNET): shape for name, shape in SHAPES.items() if UNET in name}
+    second = Timed(Entry(exact(bare, 2, 0.3), shira.Alpha(0.5)))
+    stack = (worn(1, 0.5), second)
+    setting.draw(stack)
+    setting.check((stack[0], Timed(Entry(renamed(second.entry.adapter), shira.Alpha(0.5)))))
+
+
+def renamed(adapter: shira.Adapter) -> shira.Adapter:
+    weights = shira.MemoryWeights()
+    for name, delta in adapter.weights.items():  # type: ignore[attr-defined]
+        weights[UNET + name] = delta
+    return shira.Adapter(adapter.header, weights)
 
 
 def test_a_model_that_is_gone_is_not_kept(setting: Setting) -> None:

@@ -13,10 +13,21 @@ if STUBS not in sys.path:
 import networks  # noqa: E402 - the path is needed first
 from modules import (  # noqa: E402
     extra_networks,
+    patches,
     processing,
     script_callbacks,
     sd_models,
+    sd_samplers_common,
     shared,
 )
 
-__all__ = ["extra_networks", "networks", "processing", "script_callbacks", "sd_models", "shared"]
+__all__ = [
+    "extra_networks",
+    "networks",
+    "patches",
+    "processing",
+    "script_callbacks",
+    "sd_models",
+    "sd_samplers_common",
+    "shared",
+]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from modules import patches, script_callbacks, sd_models, shared
+from modules import script_callbacks, sd_models, shared
 
 from shira_core.errors import ShiraError
 
 from .. import problems
 from ..patcher import Patcher
 from ..stack import Stack
+from ..wrapping import wrap
 
 
 class A1111:
@@ -25,8 +26,8 @@ class A1111:
 
     def install(self) -> None:
         script_callbacks.on_cfg_denoiser(self._step)
-        self._wrap("load_model_weights", self._leaving)
-        self._wrap("reload_model_weights", self._refining)
+        wrap(sd_models, "load_model_weights", self._leaving)
+        wrap(sd_models, "reload_model_weights", self._refining)
 
     def wear(self, p: Any, stack: Stack) -> None:
         self._p = p
@@ -43,13 +44,9 @@ class A1111:
         """Before each evaluation of the model: switch what is on for a part of the run only."""
         try:
             self._patcher.at(params.denoiser.step / params.denoiser.total_steps)
-        except ShiraError as error:
+        except Exception as error:  # the WebUI would only write it into its log
             self._patcher.take_off()
             problems.note(self._p, error)
-
-    def _wrap(self, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        if patches.original(__name__, sd_models, name) is None:
-            patches.patch(__name__, sd_models, name, wrapper(getattr(sd_models, name)))
 
     def _leaving(self, load: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap the loading of a file into a model, which would make our originals void."""

@@ -23,6 +23,7 @@ class Forge(Patched):
     name = "Forge"
 
     def install(self) -> None:
+        super().install()
         lora.extra_weight_calculators[KIND] = _calculate
 
     def _without(self, patcher: Any) -> Any:

@@ -3,30 +3,38 @@
 Both keep a checkpoint's patchers in `forge_objects`, and a copy in `forge_objects_after_applying_
 lora` that they return to before each sampling run. A stack is put into both when all networks are
 activated; their loaders merge patches into weights, and give the weights back, by themselves.
+Where an adapter is on for a part of the run only, all of the denoiser's are written in place
+instead, from the first step of a run to its end: so each weight gets one sum, rounded once.
 """
 
 from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from modules import shared
+from modules import script_callbacks, sd_samplers_common, shared
 
-from shira_core.errors import InvalidValue
+from shira_core.adapter import Adapter
 from shira_core.keymaps import comfy
 from shira_core.plan import Entry
 from shira_core.share import Share
+from shira_core.translate import Source, translated
 
+from .. import problems
+from ..patcher import Patcher
 from ..places import plain
 from ..stack import Stack, same
+from ..wrapping import wrap
+from .merged import WrittenOnMerged, check_editable
 
 _PARTS = ("unet", "clip")
 
 
 Shares = Mapping[str, Share]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -39,35 +47,43 @@ class Dressed:
 
 
 class Patched(ABC):
-    """A host whose models are model patchers; `name` as people know it."""
+    """A host whose models are model patchers; `name` as people know it.
+
+    `_timed` is the denoiser's stack, by the host's names, where it is written in place.
+    """
 
     name: str
 
     def __init__(self) -> None:
         self._model: Callable[[], Any] = lambda: None
+        self._patcher = Patcher(WrittenOnMerged)
+        self._timed: Stack = ()
 
-    @abstractmethod
     def install(self) -> None:
-        """Ask the host for what it is to do for us."""
+        script_callbacks.on_cfg_denoiser(self._step)
+        wrap(sd_samplers_common.Sampler, "launch_sampling", self._giving_back)
 
     def wear(self, p: Any, stack: Stack) -> None:
         if not stack:
             self.take_off()
             return
-        self._refuse_parts(stack)
+        self._patcher.take_off()
         model = shared.sd_model
+        timed = () if all(each.whole for each in stack) else _of_denoiser(model, stack)
+        wanted = {"unet": () if timed else stack, "clip": stack}
         dressed = [
-            (objects, part, self._dressed(part, getattr(objects, part), stack))
+            (objects, part, self._dressed(part, getattr(objects, part), wanted[part]))
             for objects in _objects(model)
             for part in _PARTS
         ]
-        self._model = weakref.ref(model)
+        self._model, self._timed = weakref.ref(model), timed
         for objects, part, patcher in dressed:
             setattr(objects, part, patcher)
 
     def take_off(self) -> None:
+        self._patcher.take_off()
         model = self._model()
-        self._model = lambda: None
+        self._model, self._timed = (lambda: None), ()
         if model is not None:
             for objects in _objects(model):
                 for part in _PARTS:
@@ -104,13 +120,30 @@ class Patched(ABC):
             source.shira = made.shira = Dressed(source, made, stack)
         return made
 
-    def _refuse_parts(self, stack: Stack) -> None:
-        for each in stack:
-            if not each.whole:
-                raise InvalidValue(
-                    f"{each.entry.adapter.path} has a start or stop: {self.name} merges weights "
-                    "before the run and cannot switch them in it; leave start and stop out"
-                )
+    def _step(self, params: Any) -> None:
+        """Before each evaluation of the denoiser: write what is on now, where that changes."""
+        model, denoiser = self._model(), params.denoiser
+        if model is None or not self._timed:
+            return
+        try:
+            if not self._patcher.stack:  # the host has loaded the denoiser, and merges no more
+                self._patcher.wear(model.forge_objects.unet.model, self._timed)
+            self._patcher.at(denoiser.step / denoiser.total_steps)
+        except Exception as error:  # the WebUI would only write it into its log
+            self._timed = ()
+            self._patcher.take_off()
+            problems.note(denoiser.p, error)
+
+    def _giving_back(self, launch: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a sampling run: the host's loader gets the weights that it has left there."""
+
+        def launch_sampling(*args: Any, **given: Any) -> Any:
+            try:
+                return launch(*args, **given)
+            finally:
+                self._patcher.take_off()
+
+        return launch_sampling
 
 
 def _objects(model: Any) -> list[Any]:
@@ -119,24 +152,42 @@ def _objects(model: Any) -> list[Any]:
     return [each for each in found if each is not None]
 
 
+def _of_denoiser(model: Any, stack: Stack) -> Stack:
+    """Return the denoiser's part of a stack by the host's names, if it can be written in place.
+
+    Raises WeightMissing, ShapeMismatch, InvalidValue.
+    """
+    denoiser = model.forge_objects.unet.model
+    shapes = {plain(key): tuple(weight.shape) for key, weight in denoiser.named_parameters()}
+    own = tuple(replace(each, entry=_part_of("unet", each.entry, shapes)) for each in stack)
+    check_editable(denoiser, own)
+    return own
+
+
 def _shares(part: str, patcher: Any, stack: Stack) -> Shares:
     """Return the share of each weight that changes at all, by the host's names."""
     held = patcher.model if part == "unet" else patcher.cond_stage_model
     names = {plain(key): key for key, _ in held.named_parameters()}
     shapes = {short: tuple(held.get_parameter(key).shape) for short, key in names.items()}
-    found: dict[str, tuple[str, list[Entry]]] = {}
-    for entry in (each.entry for each in stack):
-        for short, name, own in _part_of(part, entry, shapes):
-            found.setdefault(names[short], (name, []))[1].append(own)
-    shares = {key: Share(name, tuple(entries)) for key, (name, entries) in found.items()}
+    found: dict[str, list[Entry]] = {}
+    for entry in (_part_of(part, each.entry, shapes) for each in stack):
+        for short in entry.adapter.weights:
+            found.setdefault(short, []).append(entry)
+    shares = {names[short]: Share(short, tuple(entries)) for short, entries in found.items()}
     return {key: share for key, share in shares.items() if any(share.alphas)}
 
 
-def _part_of(
-    part: str, entry: Entry, shapes: Mapping[str, tuple[int, ...]]
-) -> Sequence[tuple[str, str, Entry]]:
-    """Return, for each weight of a part, the host's name, the adapter's, and the entry for it."""
-    if part == "unet":
-        return [(*each, entry) for each in comfy.denoiser(entry.adapter, shapes).items()]
-    own = replace(entry, adapter=comfy.encoders(entry.adapter, shapes))
-    return [(name, name, own) for name in own.adapter.weights]
+def _part_of(part: str, entry: Entry, shapes: Shapes) -> Entry:
+    """Return an entry with the weights of one part alone, by the host's names."""
+    own = _denoiser if part == "unet" else comfy.encoders
+    return replace(entry, adapter=own(entry.adapter, shapes))
+
+
+def _denoiser(adapter: Adapter, shapes: Shapes) -> Adapter:
+    """Return the denoiser's part of an adapter under the host's names.
+
+    Raises WeightMissing, ShapeMismatch.
+    """
+    names = comfy.denoiser(adapter, shapes)  # which refuses what has no place
+    sources = {short: Source(name) for short, name in names.items()}
+    return translated(adapter, sources, apart=("",))

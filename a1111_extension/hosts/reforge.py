@@ -42,9 +42,6 @@ class ReForge(Patched):
 
     name = "reForge"
 
-    def install(self) -> None:
-        """Nothing is needed: a patch brings its own arithmetic."""
-
     def _without(self, patcher: Any) -> Any:
         patches = _holder(patcher).patches
         if not any(_is_ours(each) for found in patches.values() for each in found):
