@@ -153,11 +153,13 @@ def _diffusers(file: str, header: Header, about: About) -> str:
     hub = "from huggingface_hub import hf_hub_download"
     fetched = f"hf_hub_download({about.repository!r}, {file!r})"
     lines = [
+        "import torch",
         "from diffusers import DiffusionPipeline",
         *([hub] if about.repository else []),
         "from shira_core.integrations.diffusers import load_shira",
         "",
-        f"pipe = DiffusionPipeline.from_pretrained({base!r})",
+        "# On a GPU: torch.float16, and pipe.to('cuda') before the adapter.",
+        f"pipe = DiffusionPipeline.from_pretrained({base!r}, torch_dtype=torch.float32)",
         f"file = {fetched if about.repository else repr(file)}",
         "style = load_shira(pipe, file, alpha=1.0)",
         f"picture = pipe({prompt!r}).images[0]",

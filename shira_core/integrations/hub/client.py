@@ -27,6 +27,8 @@ def library() -> Any:
     """Return huggingface_hub; raises MissingDependency."""
     try:
         import huggingface_hub
+        import huggingface_hub.errors
+        import huggingface_hub.utils
     except ImportError:
         raise MissingDependency('this needs huggingface_hub: pip install "shira[share]"') from None
     return huggingface_hub

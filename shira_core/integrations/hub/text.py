@@ -14,7 +14,7 @@ _LIST = re.compile(r"^(\d*)([-+=.)])(?!\w)")  # at the start of a line: lists, r
 
 def one_line(value: str) -> str:
     """Return text with single spaces for breaks, and without characters that cannot be seen."""
-    return "".join(c for c in " ".join(value.split()) if c.isprintable())
+    return " ".join("".join(c for c in value if c.isprintable() or c.isspace()).split())
 
 
 def plain(value: object) -> str:
