@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 import shira_core as shira
 from shira_core.cli import COMMANDS, main
 
-README = Path(__file__).parents[1] / "README.md"
+GUIDE = Path(__file__).parents[1] / "docs" / "quickstart" / "command-line.md"
 OWN = ("info", "verify", "bake", "mix", "compare", "reference")
 Q = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
 TEXT = "cond_stage_model.transformer.text_model.encoder.layers.3.mlp.fc1.weight"
@@ -226,7 +226,7 @@ def test_help_names_every_command(capsys):
 
 
 def test_the_readme_shows_commands_that_parse():
-    shown = re.findall(r"`shira ((\w+)[^`]*)`", README.read_text("utf-8"))
+    shown = re.findall(r"`shira ((\w+)[^`]*)`", GUIDE.read_text("utf-8"))
     assert {name for _, name in shown} >= set(OWN)
     for line, name in shown:
         if name in OWN:

@@ -317,8 +317,9 @@ def test_a_resumed_run_goes_on_bit_for_bit(mask: str) -> None:
     assert not same(wanted, then)
 
 
-def test_the_loop_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+def test_the_loop_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = Path(__file__).parent.parent / "docs" / "quickstart" / "diffusers.md"
+    text = guide.read_text(encoding="utf-8")
     (snippet,) = [
         block
         for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -329,7 +330,7 @@ def test_the_loop_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     base = weights_of(module)
     batches = [(batch("linear", number), torch.ones(4, 5)) for number in range(3)]
     given = {"shira": shira, "torch": torch, "model": module, "batches": batches}
-    exec(compile(snippet, "README.md", "exec"), given)
+    exec(compile(snippet, guide.name, "exec"), given)
     adapter = shira.load(tmp_path / "style.shira")
     assert (adapter.header.base, adapter.header.triggers) == ("my-model", ("my style",))
     assert any(adapter.weights[name].values.any() for name in adapter.weights)
