@@ -79,6 +79,7 @@ class Setting:
 
 
 Method = Callable[[Setting], AbstractContextManager[Trained]]
+Score = Callable[[Setting, nn.Module, list[str]], dict[str, Tensor]]
 
 
 def linears(unet: nn.Module) -> list[str]:
@@ -147,9 +148,7 @@ def dense(adapter: Adapter, device: torch.device) -> dict[str, Tensor]:
     return deltas
 
 
-def chosen(
-    score: Callable[[Setting, nn.Module, list[str]], dict[str, Tensor]], spread: bool
-) -> Method:
+def chosen(score: Score, spread: bool) -> Method:
     """SHiRA at the entries with the highest scores of all layers together."""
 
     @contextmanager
@@ -209,9 +208,11 @@ def low_rank(spread: bool = False, **options: Any) -> Method:
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=layers, **options)
         adapted = get_peft_model(unet, config)
         parameters = [each for each in adapted.parameters() if each.requires_grad]
-        yield Trained(
-            adapted, parameters, _nothing, lambda: Learned(_merged(adapted, setting.base))
-        )
+
+        def learned() -> Learned:
+            return Learned(_merged(adapted, setting.base))
+
+        yield Trained(adapted, parameters, _nothing, learned)
 
     return method
 

@@ -16,7 +16,8 @@ FUSED_RANKS = (4, 1)
 SEEDS = (0, 1, 2)
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 FULL_RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
-SEARCHED = ("contrast", "riso", "objects-a")  # tasks on which learning rates are chosen
+SEARCHED = {"riso": RANKS, "objects-a": FUSED_RANKS, "contrast": (4,)}  # for learning rates
+TRIED_RANK = 4
 ALPHAS = (0.25, 0.5, 0.75, 1.25, 1.5)
 APART = ("struct", "rand", "wm", "grad", "snip")
 MODES = (("wm", "ties"), ("wm", "mean"), ("grad", "ties"), ("grad", "mean"))
@@ -57,23 +58,20 @@ def limits() -> list[Job]:
 
 def search() -> list[Job]:
     """Every method and size with five learning rates, on validation pictures."""
-    jobs = []
-    for task in SEARCHED:
-        for method in ("full", *PAPER):
-            ranks = FUSED_RANKS if task in CONTENTS and method != "full" else sizes(method)
-            for rank in ranks:
-                rates = FULL_RATES if method == "full" else RATES
-                jobs += [Job("search", Spec(method, rank, rate, task, 9)) for rate in rates]
-    return jobs
+    return [
+        Job("search", Spec(method, rank, rate, task, 9))
+        for task, ranks in SEARCHED.items()
+        for method in ("full", *PAPER)
+        for rank in (ranks if method != "full" else sizes(method))
+        for rate in (RATES if method != "full" else FULL_RATES)
+    ]
 
 
 def tried() -> list[Job]:
-    """What else was tried, at two sizes; learning rates chosen on validation pictures again."""
+    """What else was tried; learning rates chosen on validation pictures again."""
     return [
-        Job("tried", Spec(method, rank, rate, task, 9))
-        for rank in FUSED_RANKS
+        Job("tried", Spec(method, TRIED_RANK, rate, "riso", 9))
         for method in TRIED
-        for task in SEARCHED[:2]
         for rate in RATES[1:4]
     ]
 
@@ -104,12 +102,11 @@ def single(rates: Rates) -> list[Job]:
         for style in STYLES
     ]
     jobs += [
-        Job("single", Spec(method, rank, rates[method, rank, "style"], style, seed))
-        for rank in FUSED_RANKS
+        Job("single", Spec(method, TRIED_RANK, rates[method, TRIED_RANK, "style"], style, seed))
         for method in TRIED
         for style in STYLES
         for seed in SEEDS
-        if (method, rank, "style") in rates
+        if (method, TRIED_RANK, "style") in rates
     ]
     return jobs
 
@@ -142,10 +139,10 @@ def fusions(rates: Rates) -> list[Job]:
     for rank in FUSED_RANKS:
         for method in PAPER:
             found += jobs(method, rank)
-        for method in APART:
-            found += jobs(method, rank, apart=True)
-        for method, mode in MODES:
-            found += jobs(method, rank, mode)
+    for method in APART:
+        found += jobs(method, FUSED_RANKS[0], apart=True)
+    for method, mode in MODES:
+        found += jobs(method, FUSED_RANKS[0], mode)
     return found
 
 

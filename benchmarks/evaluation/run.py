@@ -53,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--sheets", type=Path, default=paths.RESULTS / "sheets")
     described.add_argument("--workers", type=int, default=6, help="processes for each GPU")
     described.add_argument("--together", type=int, default=4, help="adapters trained side by side")
-    described.add_argument("--steps", type=int, default=400)
+    described.add_argument("--steps", type=int, default=300, help="of training")
+    described.add_argument("--draw-steps", type=int, default=20, help="of the sampler")
     described.add_argument("--seconds", type=float, default=1e9, help="start nothing after these")
     described.add_argument("--limit", type=int, default=10**9, help="records of each phase")
     return described

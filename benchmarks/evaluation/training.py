@@ -53,7 +53,7 @@ def draws(world: World, task: str, seed: int, steps: int) -> Draws:
 
 
 class Lesson:
-    """The training of one adapter: AdamW without decay, warm-up, cosine to zero, plain noise loss."""
+    """The training of one adapter: AdamW without decay, cosine to zero, plain noise loss."""
 
     def __init__(
         self, world: World, spec: Spec, steps: int, shuffled: bool, stack: ExitStack
@@ -63,9 +63,11 @@ class Lesson:
         if shuffled:
             self._draws = replace(self._draws, latents=self._draws.latents.roll(1, 0))
         calibration = draws(world, spec.task, spec.seed + 1000, 64)
-        setting = Setting(
-            world.unet, spec, lambda unet, n: self._loss(unet, calibration, _row(n, world))
-        )
+
+        def loss(unet: nn.Module, number: int) -> Tensor:
+            return self._loss(unet, calibration, torch.tensor([number], device=world.device))
+
+        setting = Setting(world.unet, spec, loss)
         self._trained: Trained = stack.enter_context(METHODS[spec.method](setting))
         self._rates = torch.tensor(
             [spec.rate * factor(number, steps) for number in range(steps)], device=world.device
@@ -101,10 +103,6 @@ class Lesson:
         noisy = signal.sqrt() * drawn.latents[picture] + (1 - signal).sqrt() * noise
         guess = unet(noisy, time, drawn.contexts[text], return_dict=False)[0]
         return mse_loss(guess, noise)
-
-
-def _row(number: int, world: World) -> Tensor:
-    return torch.tensor([number], device=world.device)
 
 
 def factor(number: int, steps: int) -> float:

@@ -50,7 +50,7 @@ class Worker:
 
     def __init__(self, world: World, options: argparse.Namespace) -> None:
         self._world, self._options = world, options
-        self._painter = Painter(world)
+        self._painter = Painter(world, options.draw_steps)
         options.work.mkdir(parents=True, exist_ok=True)
         options.sheets.mkdir(parents=True, exist_ok=True)
 

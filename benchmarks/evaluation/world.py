@@ -57,14 +57,14 @@ class World:
     @cached_property
     def _drawings(self) -> tuple[list[str], Tensor]:
         names, pictures = load_pictures(self.data)
-        return names, with_drawn(pictures)
+        return names, with_drawn(pictures.to(self.device))
 
     def drawings(self, wanted: Sequence[Asked]) -> Tensor:
         """Return the true drawings, uint8 (n, 3, 128, 128)."""
         names, pictures = self._drawings
         rows = [names.index(each.object) for each in wanted]
         columns = [ALL_STYLES.index(each.style) for each in wanted]
-        return pictures[rows, columns].to(self.device)
+        return pictures[rows, columns]
 
     @torch.no_grad()
     def latents(self, wanted: Sequence[Asked]) -> Tensor:
