@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .mask import Shape, Struct
+from .mask import Mask, Shape, Struct
 
 
 def count_of(shape: Shape, struct: Struct) -> int:
@@ -54,3 +54,22 @@ def positions_of(shape: Shape, struct: Struct, device: torch.device | str = "cpu
     if taps == 1:
         return cells
     return (cells.view(-1, 1) * taps + torch.arange(taps, device=device)).view(-1)
+
+
+def described(mask: Mask) -> Mask:
+    """Return the mask with a descriptor of its positions, or as it is where none gives them."""
+    if len(mask.shape) < 2:
+        return mask
+    outputs, inputs, taps = mask.shape[0], mask.shape[1], math.prod(mask.shape[2:])
+    cells = torch.div(mask.positions, taps, rounding_mode="floor")
+    rows = torch.div(cells, inputs, rounding_mode="floor")
+    by_row = torch.bincount(rows, minlength=outputs)
+    by_column = torch.bincount(cells - rows * inputs, minlength=inputs)
+    whole_rows = (by_row == inputs * taps).nonzero().view(-1)
+    whole_columns = (by_column == outputs * taps).nonzero().view(-1)
+    for diagonal in (False, True):
+        struct = Struct(whole_rows, whole_columns, diagonal)
+        fits = count_of(mask.shape, struct) == mask.count
+        if fits and torch.equal(positions_of(mask.shape, struct), mask.positions):
+            return Mask(mask.shape, mask.positions, struct)
+    return mask

@@ -11,7 +11,7 @@ from ..errors import ShiraError
 from .common import one_line
 
 COMMANDS = (
-    *("info", "verify", "bake", "mix", "extract"),
+    *("info", "verify", "bake", "mix", "extract", "convert"),
     *("compare", "train", "trainer", "reference", "publish", "pull"),
 )
 INTERRUPTED = 130

@@ -23,14 +23,18 @@ _DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _SHARES = (0.5, 0.9, 0.95, 0.99)
 
 
-def add_choice(parser: argparse.ArgumentParser) -> None:
-    """Add --density, --energy, --scope, --plot and --dtype."""
+def add_choice(parser: argparse.ArgumentParser, *, adapters: bool = False) -> None:
+    """Add --density, --energy, --scope, --plot and --dtype.
+
+    adapters: the command takes adapters too, which stay as they are where nothing is asked for.
+    """
+    keeps = "all of an adapter, of a LoRA " if adapters else ""
     share = parser.add_mutually_exclusive_group()
     share.add_argument(
         "--density",
         type=float,
         metavar="SHARE",
-        help=f"share of the entries that is kept, the largest (default: {DENSITY})",
+        help=f"share of the entries that is kept, the largest (default: {keeps}{DENSITY})",
     )
     share.add_argument(
         "--energy",
@@ -47,8 +51,12 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", type=Path, metavar="PNG", help="draw what layers and densities keep"
     )
+    dtype = "as they are, float16 from or to a LoRA" if adapters else "float16"
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="float16", help="of the values (default: float16)"
+        "--dtype",
+        choices=DTYPES,
+        default=None if adapters else "float16",
+        help=f"of the values (default: {dtype})",
     )
 
 
@@ -104,7 +112,7 @@ def energy_table(energy: Energy) -> str:
             f"{name:10}  {share.entries:12,}  {share.density:8.2%}  {part:9.2%}"
             f"  {share.share:10.2%}"
         )
-    lines += [_left(what, share, whole) for what, share in energy.left_out.items()]
+    lines += [left_line(what, share, whole) for what, share in energy.left_out.items()]
     carried = ", ".join(f"{energy.carried(d):.1%} in {d:.0%}" for d in _DENSITIES)
     needed = ", ".join(f"{s:.0%} needs {energy.needed(s):.1%}" for s in _SHARES)
     return "\n".join(
@@ -135,7 +143,7 @@ def _figures(share: Share) -> dict[str, float]:
     }
 
 
-def _left(what: str, share: Share, whole: float) -> str:
+def left_line(what: str, share: Share, whole: float) -> str:
     """Say that something was left out, and how large its change was."""
     size = f", {share.total / (whole + share.total):.1%} of all change" if share.total else ""
     return f"left out: {what} ({share.cells:,} numbers{size})"
