@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from ..errors import InvalidValue
 
 Scope = Literal["layer", "global"]
@@ -95,8 +93,15 @@ class Energy:
 
     def carried(self, density: float) -> float:
         """Return the share of the energy that the largest entries carry at a density."""
-        return float(np.interp(density, [d for d, _ in self.curve], [s for _, s in self.curve]))
+        return _at(density, [d for d, _ in self.curve], [s for _, s in self.curve])
 
     def needed(self, share: float) -> float:
         """Return the density whose largest entries carry a share of the energy."""
-        return float(np.interp(share, [s for _, s in self.curve], [d for d, _ in self.curve]))
+        return _at(share, [s for _, s in self.curve], [d for d, _ in self.curve])
+
+
+def _at(place: float, places: list[float], values: list[float]) -> float:
+    """Interpolate linearly."""
+    import numpy as np  # not at the top: commands list their options without it
+
+    return float(np.interp(place, places, values))
