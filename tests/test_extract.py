@@ -412,4 +412,4 @@ def test_memory_holds_one_weight_not_the_models(tmp_path):
         [sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True, check=True
     )
     grown = int(found.stdout.splitlines()[-1]) * 1024
-    assert grown < 80e6 < tuned.stat().st_size  # one weight has 4 MB
+    assert grown < 100e6 < tuned.stat().st_size  # one weight has 4 MB
