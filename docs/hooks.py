@@ -1,7 +1,8 @@
-"""For the site: pages that lie elsewhere in the repository, and links that leave `docs/`.
+"""For the site: pages that lie elsewhere in the repository, links that leave `docs/`, and lists.
 
-So one link works beside the file, as on a code host, and on the site. A file that a page links to
-and that is not listed here fails the strict build.
+So one link works beside the file, as on a code host, and on the site; a file that a page links to
+and that is not named here fails the strict build. And lists and tables may follow a line of text at
+once, as code hosts read them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ OUTSIDE = (
     "workflows/*.jpg",
 )
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
+CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
+BLOCK = r"(?:[-*] |\d+\. |\|)"
+TIGHT = re.compile(rf"^(?!\s|{BLOCK}).+\n(?={BLOCK})", re.MULTILINE)
 FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
 
@@ -50,4 +54,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = posixpath.normpath(posixpath.join(folder, link[1]))
         return posixpath.relpath(target.removeprefix("docs/"), posixpath.dirname(here) or ".")
 
-    return LINK.sub(moved, FRONT_MATTER.sub("", markdown))
+    return _spaced(LINK.sub(moved, FRONT_MATTER.sub("", markdown)))
+
+
+def _spaced(markdown: str) -> str:
+    """Put an empty line before each list and table; code stays as it is."""
+    parts = CODE.split(markdown)
+    parts[::2] = ["\n" + TIGHT.sub(r"\g<0>\n", text) for text in parts[::2]]
+    return "".join(parts)

@@ -23,8 +23,8 @@ DOCS = ROOT / "docs"
 CODE = ("shira_core", "trainer_ui", "comfyui_nodes", "a1111_extension", "install.py")
 PAGES = [*DOCS.rglob("*.md"), *ROOT.glob("*.md")]
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
-# Beginnings of what is quoted and no message of ours.
-COMMAND = re.compile(r"(?:shira|pip|apt|python) ")
+# Commands and settings: quoted, and no messages of ours.
+COMMAND = re.compile(r"(?:shira|pip|apt|python) |\w+ = [\d\"]")
 
 
 # ---- pages that are written by programs, and what pages say of programs ----
@@ -54,14 +54,17 @@ def test_messages_that_are_quoted_are_printed_by_the_code():
     quoted = {
         span
         for span in re.findall(r"`([^`\n]+)`", text)
-        if len(span.split()) > 2 and not COMMAND.match(span)
+        if len(span.replace("...", "").split()) > 2 and not COMMAND.match(span)
     }
     assert len(quoted) > 50
     known = literals()
-    for message in sorted(quoted):
-        parts = [re.escape(part.strip()) for part in message.split("...") if part.strip()]
-        pattern = re.compile(".*".join(parts), re.DOTALL)
-        assert any(pattern.search(literal) for literal in known), message
+    assert [each for each in quoted if not any(map(pattern(each).search, known))] == []
+
+
+def pattern(message):
+    """What a message looks like in the code; "..." is anything."""
+    parts = [re.escape(part.strip()) for part in message.split("...") if part.strip()]
+    return re.compile(".*".join(parts), re.DOTALL)
 
 
 def literals():
@@ -157,6 +160,13 @@ def test_links_of_the_site_lead_somewhere(site):
             assert target.exists(), f"{path}: {link}"
             if target in site:
                 assert unquote(parts.fragment) in site[target].anchors, f"{path}: {link}"
+
+
+def test_lists_and_tables_are_no_lines_of_text(site):
+    for path in site:
+        html = re.sub(r"<pre>.*?</pre>", "", path.read_text("utf-8"), flags=re.DOTALL)
+        for text in re.findall(r"<p>(.*?)</p>", html, re.DOTALL):
+            assert not re.search(r"(?:^|\n)(?:- |\||\d+\. )", text), f"{path}: {text}"
 
 
 def test_the_site_loads_nothing_from_elsewhere(site):
