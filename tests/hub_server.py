@@ -31,7 +31,8 @@ class Repository:
 
     @property
     def commit(self) -> str:
-        return hashlib.sha1(repr((sorted(self.files.items()), self.commits)).encode()).hexdigest()
+        tree = sorted((path, _blob(content)) for path, content in self.files.items())
+        return hashlib.sha1(repr((tree, self.commits)).encode()).hexdigest()
 
 
 @dataclass
@@ -184,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
             name = f"{asked['organization']}/{asked['name']}"
             new = name not in self.hub.repositories
             if new:
-                private = asked.get("visibility") == "private"
+                private = asked.get("visibility") == "private" or bool(asked.get("private"))
                 self.hub.repositories[name] = Repository(private=private)
             self._json({"url": f"{self.hub.address}/{name}"}, 200 if new else 409)
 
@@ -278,10 +279,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(206 if asked else 200, content[start : end + 1], headers)
 
 
+def _blob(content: bytes) -> str:
+    """Return the name that git gives to a content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
 def _sibling(repository: Repository, path: str) -> dict[str, Any]:
     content = repository.files[path]
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    known: dict[str, Any] = {"rfilename": path, "size": len(content), "blobId": blob}
+    known: dict[str, Any] = {"rfilename": path, "size": len(content), "blobId": _blob(content)}
     if path in repository.large:
         sha256 = hashlib.sha256(content).hexdigest()
         known["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 134}

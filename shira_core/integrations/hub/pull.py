@@ -59,12 +59,10 @@ class Repository:
         self._commit = info.sha
         self.files = {file.name: file for file in map(_remote, info.siblings or [])}
 
-    def fetch(self, name: str, folder: Path) -> Path:
-        """Download a file into a folder and return its path; the library resumes and retries."""
-        with client.asking(f"fetch {name} of {self.name}", folder):
-            path = self._api.hf_hub_download(
-                self.name, name, revision=self._commit, local_dir=folder
-            )
+    def fetch(self, name: str, work: Path) -> Path:
+        """Download a file below a workplace; the library resumes and retries. Return its path."""
+        with client.asking(f"fetch {name} of {self.name}", work.parent):
+            path = self._api.hf_hub_download(self.name, name, revision=self._commit, local_dir=work)
         return Path(path)
 
     def metadata(self, name: str) -> Mapping[str, str]:
@@ -197,7 +195,7 @@ def _checked(there: Repository, remote: Remote, listed: Mapping[str, str], work:
     path = there.fetch(remote.name, work)
     if _other(path, remote):
         raise FileInvalid(f"{remote.name} came with another hash than the hub's: pull again")
-    if listed.get(remote.name, digest(path)) != digest(path):
+    if remote.name in listed and not sums.matches(path, listed[remote.name]):
         raise FileInvalid(
             f"{remote.name} has another hash than {sums.NAME} of {there.name} says: ask its author"
         )
