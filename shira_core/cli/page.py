@@ -42,16 +42,14 @@ def _section(name: str, summary: str, parser: argparse.ArgumentParser) -> str:
 
 def _row(action: argparse.Action) -> str:
     names = ", ".join(action.option_strings)
-    choices = "|".join(map(str, action.choices or ()))
+    choices = " or ".join(map(str, action.choices or ()))
     value = str(action.metavar or choices or (action.dest.upper() if names else action.dest))
-    parts = [names, "" if action.nargs == 0 else value, "..." if action.nargs == "+" else ""]
-    needed = "; required" if names and action.required else ""
-    effect = str(action.help).replace("%%", "%") + needed
-    return f"| `{_cell(' '.join(filter(None, parts)))}` | {_cell(effect)} |"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    shown = [names, "" if action.nargs == 0 else value, "..." if action.nargs == "+" else ""]
+    effect = str(action.help or "").replace("%%", "%")
+    if names and action.required:
+        effect += "; required"
+    cells = " ".join(filter(None, shown)).replace("|", " or "), effect.replace("|", "\\|")
+    return f"| `{cells[0]}` | {cells[1]} |"
 
 
 if __name__ == "__main__":
