@@ -319,6 +319,7 @@ def test_bad_input_leaves_nothing(tmp_path, style, pictures):
         (style, About(pictures=(tmp_path / "no.png",)), FileInvalid, "is no picture"),
         (style, About(base_model="https://evil/x"), InvalidValue, "write owner/name"),
         (style, About(description="x" * (1 << 20)), InvalidValue, "shorten the description"),
+        (style, About(prompts=("a", "b")), InvalidValue, "2 prompts for 1 pictures"),
     ]
     before = names(tmp_path)
     for file, about, error, message in cases:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ... import facts
 from ...atomic import explained, refuse_existing
-from ...errors import FileExists, FileInvalid
+from ...errors import FileExists, FileInvalid, InvalidValue
 from ...file import load
 from ...header import Header
 from ...library import SUFFIXES, Library
@@ -33,10 +33,7 @@ def build(
     Raises FileInvalid (file, pictures), FileExists, WriteFailed, InvalidValue (about), and
     MissingDependency where there are pictures and no Pillow.
     """
-    if about.base_model:
-        names.check_repository(about.base_model)
-    if about.repository:
-        names.check_repository(about.repository)
+    _check(about)
     adapter = load(file)
     header, left_out = cleaned(_described(adapter.header, file, about))
     with _new_folder(folder, overwrite) as new:
@@ -73,6 +70,14 @@ def _listed(folder: Path) -> tuple[Path, ...]:
 def is_bundle(folder: Path) -> bool:
     """Tell whether `build` made a folder."""
     return (folder / sums.NAME).is_file() and (folder / CARD).is_file()
+
+
+def _check(about: About) -> None:
+    for name in filter(None, (about.base_model, about.repository)):
+        names.check_repository(name)
+    given, shown = len(about.prompts), len(about.pictures) or 1
+    if given > shown:
+        raise InvalidValue(f"there are {given} prompts for {shown} pictures: one for each at most")
 
 
 def _described(header: Header, file: Path, about: About) -> Header:
