@@ -14,7 +14,12 @@ from torch import Tensor, nn
 LINEAR = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
 CONV = ["conv1", "conv2", "conv_shortcut", "time_emb_proj", "conv_in", "conv"]
 TEXT = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
-KOHYA = {"unet": "lora_unet_", "te1": "lora_te_", "te2": "lora_te2_"}
+TEXT_MODEL, PEFT = "text_model.", "base_model.model."
+COMFYUI = {
+    "unet": "diffusion_model.",
+    "te1": "text_encoders.clip_l.transformer.",
+    "te2": "text_encoders.clip_g.transformer.",
+}
 
 
 def tiny(architecture: str) -> Any:
@@ -61,26 +66,83 @@ def factors(layer: nn.Module, rank: int, generator: torch.Generator) -> tuple[Te
     return torch.randn(outputs, rank, *ones, generator=generator) * 0.1, down
 
 
-def kohya(
-    pipe: Any,
-    components: Mapping[str, str] = KOHYA,
-    *,
-    rank: int = 3,
-    alpha: float | None = 2.0,
-    rename: Callable[[str, str], str] = lambda component, name: name.replace(".", "_"),
-) -> dict[str, Tensor]:
-    """Return a LoRA in kohya's layout: linear layers, convolutions and text encoders.
+def namer(architecture: str, pipe: Any, kind: str) -> Callable[[str, str], str]:
+    """Return what gives a layer, of a component, its name in a LoRA.
 
-    components: how names begin. alpha: None leaves it out. rename: a layer's name after that.
+    kind: "kohya", or with the denoiser's names of the checkpoint: "sgm" as kohya writes SDXL,
+    "comfyui", or "checkpoint" for all of its own names (but OpenCLIP's, whose layers are fused).
+    """
+    sources = sd.sources(architecture, sd.components(pipe))
+    te1 = "lora_te1_" if architecture == "sdxl" else "lora_te_"
+    starts = {"unet": "lora_unet_", "te1": te1, "te2": "lora_te2_"}
+
+    def name(component: str, layer: str) -> str:
+        original = sources[component][f"{layer}.weight"].name.removesuffix(".weight")
+        if component == "unet":
+            short = original.removeprefix(sd.PREFIXES[architecture]["unet"])
+        else:
+            layer = short = TEXT_MODEL + layer.removeprefix(TEXT_MODEL)
+        if kind == "checkpoint" and component != "te2":
+            return original
+        if kind == "comfyui":
+            return COMFYUI[component] + short
+        return starts[component] + (layer if kind == "kohya" else short).replace(".", "_")
+
+    return name
+
+
+def low_rank(
+    pipe: Any, name: Callable[[str, str], str], *, rank: int = 3, alpha: float | None = 2.0
+) -> dict[str, Tensor]:
+    """Return a LoRA of linear layers, convolutions and text encoders; always the same.
+
+    alpha: None leaves it out.
     """
     generator = torch.Generator().manual_seed(1)
     found = {}
     for component in sd.components(pipe):
-        start = components[component]
-        for name, layer in layers(pipe, component, LINEAR + CONV + TEXT).items():
-            key = start + rename(component, name)
-            up, down = factors(layer, rank, generator)
+        for layer, module in layers(pipe, component, LINEAR + CONV + TEXT).items():
+            key = name(component, layer)
+            up, down = factors(module, rank, generator)
             found |= {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down}
             if alpha is not None:
                 found[f"{key}.alpha"] = torch.tensor(alpha)
     return found
+
+
+def kohya(architecture: str, **options: Any) -> dict[str, Tensor]:
+    """Return a LoRA as kohya's script writes it."""
+    pipe = tiny(architecture)
+    return low_rank(pipe, namer(architecture, pipe, "kohya"), **options)
+
+
+def randomise(module: nn.Module) -> None:
+    """Give the factors that PEFT starts as zeros random values, and magnitudes others."""
+    generator = torch.Generator().manual_seed(2)
+    for name, weight in module.named_parameters():
+        if ".lora_B." in name:
+            weight.data = torch.randn(weight.shape, generator=generator) * 0.1
+        elif ".lora_magnitude_vector." in name:
+            weight.data *= 1 + torch.rand(weight.shape, generator=generator)
+
+
+def write_diffusers(folder: Path, pipe: Any, settings: Mapping[str, Any]) -> Path:
+    """Write a LoRA made by PEFT with diffusers' own function, and return its path.
+
+    Afterwards the pipeline has the weights that PEFT merges.
+    """
+    import peft
+
+    found: dict[str, Any] = {}
+    for component, module in sd.components(pipe).items():
+        targets = TEXT if component != "unet" else ["to_q", "to_k", "to_out.0", "ff.net.2", "conv1"]
+        config = peft.LoraConfig(target_modules=targets, **settings)
+        model = peft.get_peft_model(module, config)
+        randomise(model)
+        state = peft.get_peft_model_state_dict(model)
+        part = sd.ATTRIBUTES[component]
+        found[f"{part}_lora_layers"] = {n.removeprefix(PEFT): v.clone() for n, v in state.items()}
+        found[f"{part}_lora_adapter_metadata"] = config.to_dict()
+        model.merge_and_unload()
+    pipe.save_lora_weights(folder, **found)
+    return folder / "pytorch_lora_weights.safetensors"

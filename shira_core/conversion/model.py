@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -75,7 +76,7 @@ class Model:
     pieces: Mapping[str, list[Piece]]
     metadata: Mapping[str, str]
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, Shape]:
         """The shape of each weight; raises ShapeMismatch where pieces do not fit together."""
         return {name: self._shape(name) for name in self.pieces}
