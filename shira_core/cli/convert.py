@@ -103,7 +103,11 @@ def _target(args: argparse.Namespace) -> str:
         raise InvalidValue(f"{args.out} does not tell its kind: add --to {', '.join(KINDS)}")
     if args.out.exists() and args.input.exists() and args.out.samefile(args.input):
         raise InvalidValue(f"{args.out} is the input: give -o another name")
-    if kind != "peft":
+    if kind == "peft":
+        from ..conversion.peft_folder import refuse_existing as refuse_adapters
+
+        refuse_adapters([args.out], args.overwrite)
+    else:
         refuse_existing(args.out, args.overwrite)
     return str(kind)
 

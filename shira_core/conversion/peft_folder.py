@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,12 @@ def read(folder: Path) -> PeftShira:
 
 def write(folders: Mapping[Path, PeftShira], *, overwrite: bool = False) -> None:
     """Write folders; raises FileExists, WriteFailed. No file is changed before all are on disk."""
+    refuse_existing(folders, overwrite)
     contents: dict[Path, bytes] = {}
     for folder, shira in folders.items():
         text = json.dumps(shira.config, indent=2, sort_keys=True, ensure_ascii=False)
         contents[folder / CONFIG] = text.encode()
         contents[folder / WEIGHTS] = save(_tensors(shira), metadata=dict(shira.metadata))
-    refuse_existing(folders, overwrite)
     made = [folder for folder in folders if not folder.exists()]
     try:
         for folder in folders:
@@ -85,7 +85,7 @@ def write(folders: Mapping[Path, PeftShira], *, overwrite: bool = False) -> None
         raise
 
 
-def refuse_existing(folders: Mapping[Path, Any], overwrite: bool) -> None:
+def refuse_existing(folders: Iterable[Path], overwrite: bool) -> None:
     """Raise FileExists when a folder has an adapter that must stay, or is a file."""
     for folder in folders:
         if folder.exists() and not folder.is_dir():

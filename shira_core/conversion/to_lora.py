@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,7 +26,7 @@ from ..mask import SparseDelta
 from ..names import UNET, component
 from ..translate import Source, translated
 from .choice import Energy, Share
-from .low_rank import Factors, energy, factors, residual
+from .low_rank import energy, factors, residual
 from .parts import left_out
 from .provenance import converted
 from .rename import original
@@ -76,11 +76,10 @@ def to_lora(
     tensors: dict[str, Tensor] = {}
     shares: dict[str, Share] = {}
     for name in modules.weights:
-        delta, whole = modules.weights.read(name), modules.weights.origin(name)
-        found = factors(delta, rank).to(dtype)
-        shares[whole] = shares.get(whole, Share()) + _share(delta, found)
-        if found.rank:
-            tensors |= _tensors(_kohya(name, adapter.header.architecture), delta, found, dtype)
+        own, share = _module(modules.weights.read(name), rank, dtype)
+        module, whole = _kohya(name, adapter.header.architecture), modules.weights.origin(name)
+        tensors |= {f"{module}.{part}": tensor for part, tensor in own.items()}
+        shares[whole] = shares.get(whole, Share()) + share
     if not tensors:
         raise InvalidValue("the adapter changes nothing that a LoRA could hold")
     return Lora(tensors, _metadata(adapter.header, rank)), Energy(shares, rest)
@@ -118,25 +117,28 @@ def _kohya(name: str, kind: str) -> str:
     return f"{encoders[part]}text_model_{module.replace('.', '_')}"
 
 
-def _tensors(
-    name: str, delta: SparseDelta, found: Factors, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """Return the three tensors of a module; alpha is the rank, so that strength 1 is alpha 1."""
-    rank, taps = found.rank, delta.shape[2:]
-    up = found.up.view(delta.shape[0], rank, *(1 for _ in taps)).to(dtype)
-    down = found.down.reshape(rank, *delta.shape[1:]).to(dtype)
-    if not (finite(up) and finite(down)):
-        raise InvalidValue(f"{name} leaves the range of {dtype}: use --dtype bfloat16 or float32")
-    return {
-        f"{name}.lora_up.weight": up.contiguous(),
-        f"{name}.lora_down.weight": down.contiguous(),
-        f"{name}.alpha": torch.tensor(float(rank), dtype=dtype),
-    }
+def _module(delta: SparseDelta, rank: int, dtype: torch.dtype) -> tuple[dict[str, Tensor], Share]:
+    """Return the tensors of a module, shaped as kohya does (taps in `down`), and what they hold.
 
-
-def _share(delta: SparseDelta, found: Factors) -> Share:
-    total, numbers = energy(delta), found.up.numel() + found.down.numel()
-    return Share(numbers, math.prod(delta.shape), total - residual(delta, found), total)
+    All modules have one alpha, also those of a smaller rank, whose `up` makes up for it: diffusers
+    mistakes alphas that differ.
+    """
+    best = factors(delta, rank)
+    strength = rank / max(1, best.rank)
+    stored = replace(best, up=best.up / strength).to(dtype)
+    if not (finite(stored.up) and finite(stored.down)):
+        raise InvalidValue(f"the LoRA leaves the range of {dtype}: use bfloat16 or float32")
+    found = replace(stored, up=stored.up * strength)
+    total, cells = energy(delta), math.prod(delta.shape)
+    numbers = found.up.numel() + found.down.numel()
+    share = Share(numbers, cells, total - residual(delta, found), total)
+    if not found.rank:
+        return {}, share
+    ones = [1] * len(delta.shape[2:])
+    up = stored.up.reshape(delta.shape[0], found.rank, *ones).to(dtype).contiguous()
+    down = stored.down.reshape(found.rank, *delta.shape[1:]).to(dtype).contiguous()
+    alpha = torch.tensor(float(rank))
+    return {"lora_up.weight": up, "lora_down.weight": down, "alpha": alpha}, share
 
 
 def _metadata(header: Header, rank: int) -> dict[str, str]:

@@ -34,6 +34,7 @@ from .rename import original
 RECORD = "shira.adapter"
 PARTS = {"unet": "unet", "te1": "text_encoder", "te2": "text_encoder_2"}
 _WEIGHT = ".weight"
+_WRAPPED = "text_model."  # of transformers' CLIPTextModelWithProjection
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def to_peft(
     parts: dict[str, dict[str, str]] = defaultdict(dict)
     for name in filter(modules.weights.count, modules.weights):
         part, _, module = name.removesuffix(_WEIGHT).partition(".")
-        parts[PARTS.get(part, "")][module] = name
+        start = _WRAPPED if part == "te2" and module.startswith("encoder.") else ""
+        parts[PARTS.get(part, "")][start + module] = name
     if not parts:
         raise InvalidValue("the adapter changes nothing that PEFT's SHiRA could hold")
     places = {folder / part if len(parts) > 1 else folder: own for part, own in parts.items()}
@@ -90,7 +92,7 @@ def _sources(adapter: Adapter) -> dict[str, Source]:
     return {
         name: source
         for name, source in found.items()
-        if name.endswith(_WEIGHT) and len(shapes[source.name]) == 2 and "embedding." not in name
+        if name.endswith(_WEIGHT) and len(shapes[source.name]) == 2 and "embeddings." not in name
     }
 
 
