@@ -72,6 +72,8 @@ def test_from_pictures_to_an_adapter(
             _library(page)
             assert not page.outside
             assert not page.errors
+            again.process.send_signal(signal.SIGINT)  # with the page open
+            assert again.process.wait(60) == 0
     finally:
         again.kill()
     _check(home, models)
@@ -98,7 +100,8 @@ def _model(page: Page) -> None:
     page.choose("set-mask", "rand")
     page.wait_for_text("#mask-explained", "at random")
     page.fill("set-density", "0.1")
-    page.wait_for_text("#plan", "10.00%", 60_000)
+    page.wait_for_text("#counts", "10.00%", 60_000)
+    page.wait_for_text("#plan", "GPU memory", 60_000)
     page.shoot("model")
 
 

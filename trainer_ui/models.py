@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ MASKS: Mapping[str, str] = {
 }
 MEASURED = ("grad", "snip")
 SIDE = 384  # pixels of a picture's longer side, about
+NOTHING = torch.empty(0)
 INK, PAPER = np.array([23, 66, 135.0]), np.array([246, 248, 252.0])
 
 
@@ -67,16 +68,7 @@ class Trainable:
 
 
 @dataclass(frozen=True)
-class Plan(Trainable):
-    """What a run would be. memory: bytes that a GPU must have free. seconds: None: not measured."""
-
-    memory: int
-    steps: int
-    seconds: float | None
-
-
-@dataclass(frozen=True)
-class _Weight:
+class Weight:
     """A trainable weight: its module's name in diffusers, and where a checkpoint has it."""
 
     module: str
@@ -85,6 +77,7 @@ class _Weight:
 
     @property
     def shown(self) -> str:
+        """Its name in the checkpoint, for a person."""
         return self.source.name.removeprefix(names.UNET).removesuffix(".weight")
 
 
@@ -93,59 +86,75 @@ def bases(roots: Roots) -> list[Found]:
     return [found for folder in roots.folders for found in _bases(folder)]
 
 
-def trainable(config: Config) -> Trainable:
-    """Return what would be trained, at once after the first time for a base.
+def base(path: Path) -> Found | None:
+    """Return what a file or folder is, None for one that cannot be trained."""
+    try:
+        architecture = names.label(opening.peek(path))
+        files = path.rglob("*.safetensors") if path.is_dir() else [path]
+        return Found(path, architecture, sum(file.stat().st_size for file in files))
+    except (ShiraError, OSError):
+        return None
 
-    Raises BaseInvalid, InvalidValue.
+
+def weights(base: Path, which: str = "all") -> tuple[Weight, ...]:
+    """Return the weights of a base's UNet that can be trained; takes seconds.
+
+    which: "all" or "attention". Raises BaseInvalid.
     """
-    weights = _weights(*_key(config.base), config.layers)
-    own = tuning.by_block(config.block_density, {w.module: w.source for w in weights})
-    densities = [own(weight.module, torch.empty(0)) for weight in weights]
+    unet = estimate.build(outline(base).unet, torch.float32)
+    shapes = {name: tuple(weight.shape) for name, weight in unet.state_dict().items()}
+    sources = keymaps.sources(keymaps.architecture(shapes), "unet", shapes)
+    return tuple(
+        Weight(module, sources[name], shapes[name])
+        for module in tuning.layers(unet, which)
+        if (name := f"{module}.weight") in sources
+    )
+
+
+def trainable(config: Config, weights: Sequence[Weight]) -> Trainable:
+    """Return what would be trained of `weights`, at once; raises InvalidValue, ConfigInvalid."""
+    tuning.check_unet_blocks(config, [weight.source.name for weight in weights])
     trained = [
         (math.prod(weight.shape), _entries(weight.shape, density, config))
-        for weight, density in zip(weights, densities, strict=True)
-        if density != 0
+        for weight in weights
+        if (density := _own_density(weight, config)) != 0
     ]
     positions, entries = (sum(each) for each in zip(*trained, strict=True)) if trained else (0, 0)
     size = dry_run.file_bytes(config, len(trained), positions, entries)
     return Trainable(len(trained), positions, entries, size)
 
 
-def plan(config: Config, seconds_per_step: float | None = None) -> Plan:
-    """Return what a run would be, without a look at its pictures; takes some seconds.
+def memory(config: Config) -> int:
+    """Return the bytes that a GPU must have free for square pictures; takes seconds.
 
-    seconds_per_step: as measured on this machine. Raises BaseInvalid, InvalidValue.
+    `dry_run.look` looks at the real ones. Raises BaseInvalid, InvalidValue, ConfigInvalid.
     """
     base = outline(config.base)
     side = config.resolution or base.resolution
-    memory = estimate.memory(dry_run.step_of(config, base, (side, side)))
-    seconds = None if seconds_per_step is None else seconds_per_step * config.steps
-    return Plan(
-        **asdict(trainable(config)), memory=memory.needed, steps=config.steps, seconds=seconds
-    )
+    return estimate.memory(dry_run.step_of(config, base, (side, side))).needed
 
 
-def layers(base: Path) -> list[str]:
-    """Return the names of the weights of a base's UNet that can be trained."""
-    return [weight.shown for weight in _weights(*_key(base), "all")]
+def mask_picture(config: Config, weight: Weight) -> Image.Image:
+    """Return a picture of a run's mask on one weight: rows are outputs, columns inputs.
 
-
-def mask_picture(
-    base: Path, layer: str, mask: str, density: float, seed: int = 0, **options: Any
-) -> Image.Image:
-    """Return a picture of a mask on one weight: rows are outputs, columns inputs; dark: trained.
-
-    layer: one of `layers`. options: of the mask, as for `shira_core.masks.build`.
-    Raises InvalidValue for a mask that pictures decide, or a layer that is not there.
+    Dark entries are trained. Raises InvalidValue for a mask that pictures decide, and for a weight
+    that is not trained.
     """
-    if mask in MEASURED:
-        raise InvalidValue(f"{mask} looks at your pictures first: its entries are known then")
-    weight = next((w for w in _weights(*_key(base), "all") if w.shown == layer), None)
-    if weight is None:
-        raise InvalidValue(f"{layer!r:.120} is no weight of this base: choose one of the list")
-    values = _read(base, weight)
+    if config.mask in MEASURED:
+        raise InvalidValue(f"{config.mask} looks at your pictures first: it is known then")
+    own = _own_density(weight, config)
+    if own == 0:
+        raise InvalidValue(f"{weight.shown} is not trained: its block's density is 0")
+    density, rank = (config.density, config.rank) if own is None else (own, None)
     built = masks.build(
-        mask, values, density=density, seed=seed, layer=f"{weight.module}.weight", **options
+        config.mask,
+        _read(config.base, weight),
+        density=density,
+        rank=rank,
+        seed=config.seed,
+        shard=config.shard,
+        layer=f"{weight.module}.weight",
+        **tuning.struct_options(config),
     )
     return _draw(built)
 
@@ -155,43 +164,19 @@ def _bases(folder: Path) -> Iterator[Found]:
     for place, below, files in os.walk(folder, followlinks=False):
         below[:] = sorted(name for name in below if not name.startswith("."))
         here = Path(place)
-        if "unet" in below and (found := _base(here)):
+        if "unet" in below and (found := base(here)):
             below.clear()
             yield found
             continue
         for name in sorted(files):
-            if name.lower().endswith(".safetensors") and (found := _base(here / name)):
+            if name.lower().endswith(".safetensors") and (found := base(here / name)):
                 yield found
 
 
-def _base(path: Path) -> Found | None:
-    try:
-        architecture = names.label(opening.peek(path))
-    except ShiraError:
-        return None
-    files = path.rglob("*.safetensors") if path.is_dir() else [path]
-    return Found(path, architecture, sum(file.stat().st_size for file in files))
-
-
-def _key(base: Path) -> tuple[Path, int]:
-    """Return what a base is remembered by: another file of this name has another time."""
-    try:
-        return base, base.stat().st_mtime_ns
-    except OSError:
-        raise BaseInvalid(f"base: {base} does not exist: choose another") from None
-
-
-@lru_cache(maxsize=16)
-def _weights(base: Path, stamp: int, which: str) -> tuple[_Weight, ...]:
-    """Return the trainable weights. which: "all" or "attention"."""
-    unet = estimate.build(outline(base).unet, torch.float32)
-    shapes = {name: tuple(weight.shape) for name, weight in unet.state_dict().items()}
-    sources = keymaps.sources(keymaps.architecture(shapes), "unet", shapes)
-    return tuple(
-        _Weight(module, sources[name], shapes[name])
-        for module in tuning.layers(unet, which)
-        if (name := f"{module}.weight") in sources
-    )
+def _own_density(weight: Weight, config: Config) -> float | None:
+    """Return the density of a weight's block, None where it is the general one."""
+    own = tuning.by_block(config.block_density, {weight.module: weight.source})
+    return own(weight.module, NOTHING)
 
 
 def _entries(shape: Shape, own: float | None, config: Config) -> int:
@@ -211,7 +196,7 @@ def _struct_entries(
     return built.count
 
 
-def _read(base: Path, weight: _Weight) -> Tensor:
+def _read(base: Path, weight: Weight) -> Tensor:
     """Return the values of one weight in float32."""
     if not base.is_dir():
         return Checkpoint(base).read(weight.source).reshape(weight.shape)

@@ -12,16 +12,17 @@ from shira_core.errors import InvalidValue
 from shira_core.file import load
 
 from .. import library
-from ..jobs import Job, progress
-from . import images, places, widgets, words
+from ..jobs import progress
+from ..jobs.store import settings_of
+from . import drawing, images, places, widgets, words
 from .desk import Desk
-from .drawing import Request, cell
+from .drawing import GRID, Request
 from .form import QUIET
-from .studio import Studio
+from .share_part import SharePart
+from .studio import DRAWING, Studio
 
 REFRESH = 2
 MOST_CELLS = 120
-GRID = "compare.png"
 
 
 class AfterTab:
@@ -63,14 +64,15 @@ class AfterTab:
             self.folder = gr.Dropdown([], label="folder of a host", elem_id="host-folder")
             self.copy = gr.Button("Copy into the host's folder", elem_id="copy")
         self.said = widgets.markup("after-said")
+        self.share = SharePart(self.desk, self.chosen)
+        self.share.build()
 
     def connect(self) -> None:
         """Connect the tab."""
         chosen = [self.kept, self.chosen, self.prompts, self.folder]
-        self.again.click(self.jobs, None, self.job, **QUIET).then(
-            self.look, self.job, chosen, **QUIET
-        )
-        self.job.change(self.look, self.job, chosen, **QUIET)
+        look = words.answered(self.look)
+        self.again.click(self.jobs, None, self.job, **QUIET).then(look, self.job, chosen, **QUIET)
+        self.job.change(look, self.job, chosen, **QUIET)
         self.draw.click(
             words.answered(self.start),
             [self.job, self.kept, self.alphas, self.prompts],
@@ -78,7 +80,8 @@ class AfterTab:
             **QUIET,
         )
         seen = gr.State("")
-        gr.Timer(REFRESH).tick(self.watch, seen, [self.grid, self.picture, seen], **QUIET)
+        shown = [self.grid, self.picture, self.share.pictures, seen]
+        gr.Timer(REFRESH).tick(self.watch, [self.job, seen], shown, **QUIET)
         self.chosen.change(
             words.answered(self.read), self.chosen, [self.title, self.triggers], **QUIET
         )
@@ -91,6 +94,7 @@ class AfterTab:
         self.copy.click(
             words.answered(self.hand_on), [self.chosen, self.folder], self.said, **QUIET
         )
+        self.share.connect()
 
     def jobs(self) -> Any:
         """Return the jobs that have kept something, the last one first."""
@@ -106,7 +110,7 @@ class AfterTab:
         job = self.desk.store.get(id)
         files = [(f"{k.path.stem} (step {k.step})", str(k.path)) for k in progress(job).checkpoints]
         last = files[-1][1] if files else None
-        prompts = "\n".join(_settings(job).sample_prompts) or "a cat\na house"
+        prompts = "\n".join(settings_of(job.toml).sample_prompts) or "a cat\na house"
         hosts = places.host_folders(self.desk.roots)
         return (
             gr.update(choices=files, value=[path for _, path in files]),
@@ -129,20 +133,29 @@ class AfterTab:
         out = job.run_folder / GRID
         request = Request(str(job.config), paths, numbers, lines, str(out))
         self.studio.start(request, job, self.desk.store.all())
-        return words.note("The pictures are being drawn.")
+        return words.note(DRAWING)
 
-    def watch(self, seen: str) -> Any:
-        """Show the grid when it is there."""
-        request = self.studio.request
-        if request is None or self.studio.busy:
-            return [gr.skip()] * 3
-        if problem := self.studio.failed():
-            return words.note(problem, "bad"), gr.skip(), gr.skip()
-        address = images.address("picture", Path(request.out))
-        if address == seen or not Path(request.out).is_file():
-            return [gr.skip()] * 3
-        shown = f'<img class="shira-grid" alt="compared pictures" src="{words.text(address)}">'
-        return shown, gr.update(choices=[("as it is", ""), *_cells(request)]), address
+    def watch(self, id: int | None, seen: str) -> Any:
+        """Show a job's grid when it is there, also one that was drawn long ago."""
+        job = next((job for job in self.desk.store.all() if job.id == id), None)
+        if job is None:
+            return [gr.skip()] * 4
+        out = job.run_folder / GRID
+        note = self.studio.note(out)
+        address = images.address("picture", out) if out.is_file() else ""
+        samples = progress(job).samples
+        new = repr((id, note, address, len(samples)))
+        if new == seen:
+            return [gr.skip()] * 4
+        request = drawing.read(out.with_suffix(".json"))
+        cells = [(c.about, str(c.path)) for c in request.cells] if request and address else []
+        more = [(f"samples of step {each.step}", str(each.path)) for each in samples]
+        return (
+            _shown(note, address),
+            gr.update(choices=[("as it is", ""), *cells]),
+            gr.update(choices=[*cells, *more]),
+            new,
+        )
 
     def read(self, file: str | None) -> tuple[str, str]:
         """Return what a file says now."""
@@ -176,19 +189,11 @@ class AfterTab:
         return self.desk.roots.resolve(file)
 
 
-def _settings(job: Job) -> Any:
-    from ..engine.config import load, tomllib
-
-    return load(None, tomllib.loads(job.toml))
-
-
-def _cells(request: Request) -> list[tuple[str, str]]:
-    return [
-        (f"{Path(file).stem}, alpha {alpha:g}: {prompt}", str(cell(Path(request.out), i, j, k)))
-        for i, file in enumerate(request.adapters)
-        for j, alpha in enumerate(request.alphas)
-        for k, prompt in enumerate(request.prompts)
-    ]
+def _shown(note: str, address: str) -> str:
+    """Return a grid, or what is said instead."""
+    if note or not address:
+        return words.note(note, "" if note == DRAWING else "bad")
+    return f'<img class="shira-grid" alt="compared pictures" src="{words.text(address)}">'
 
 
 def _numbers(text: str) -> tuple[float, ...]:

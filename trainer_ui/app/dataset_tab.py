@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ PROBLEMS = [
     ("too small", "tiny"),
     ("duplicates", "duplicate"),
     ("no caption", "no caption"),
+    ("caption unreadable", "caption unreadable"),
 ]
 CAPTIONS = (".txt", ".caption", ".jsonl")
 SHOWN_CHANGES, SHOWN_TAGS = 20, 60
@@ -93,10 +95,13 @@ class DatasetTab:
         looked = {"inputs": [*where, self.problem, self.page, self.stamp]}
         shown = {"outputs": [self.gallery, self.facts, self.buckets, self.tags, self.stamp]}
         look = words.answered(self.look)
-        for event in (self.images.change, self.problem.change):
-            event(lambda: (0, ""), None, [self.page, self.stamp], **QUIET).then(
-                look, **looked, **shown, **QUIET
-            )
+        begin = [self.page, self.stamp]
+        self.problem.change(lambda: (0, ""), None, begin, **QUIET).then(
+            look, **looked, **shown, **QUIET
+        )
+        self.images.change(words.answered(self.begin), where, begin, **QUIET).then(
+            look, **looked, **shown, **QUIET
+        )
         self.gallery.select(self.turn, None, [self.page, self.stamp], **QUIET).then(
             look, **looked, **shown, **QUIET
         )
@@ -113,8 +118,9 @@ class DatasetTab:
             words.answered(self.caption), [*where, self.program], edits, api_visibility="private"
         )
         done = [*edits, self.stamp]
-        self.apply.click(words.answered(self.make_edit), [*where, self.edit], done, **QUIET)
-        self.undo.click(words.answered(self.undo_edit), where, done, **QUIET)
+        seen = {"show_progress_on": self.preview, "api_visibility": "private"}
+        self.apply.click(words.answered(self.make_edit), [*where, self.edit], done, **seen)
+        self.undo.click(words.answered(self.undo_edit), where, done, **seen)
         self.upload.upload(
             words.answered(self.take), [self.name, self.upload], self.images, **QUIET
         )
@@ -126,6 +132,13 @@ class DatasetTab:
         side = self.desk.resolution(base, resolution)
         return self.desk.folders.open(self.desk.place("images", path), side, self.desk.roots)
 
+    def begin(self, path: str, base: str, resolution: float | None) -> tuple[int, str]:
+        """Look at a folder that was chosen, at its first page, as it is now."""
+        folder = self.folder(path, base, resolution)
+        if folder:
+            folder.again()
+        return 0, ""
+
     def look(
         self, path: str, base: str, resolution: float | None, problem: str, page: int, stamp: str
     ) -> Any:
@@ -133,14 +146,14 @@ class DatasetTab:
         folder = self.folder(path, base, resolution)
         if folder is None:
             return {"items": [], "page": 0, "pages": 0}, "", "", "", ""
-        facts = folder.statistics()
-        items = folder.items(page, PAGE, problem)
-        new = repr((path, page, problem, facts, items))
+        new = repr((path, page, problem, folder.stamp))
         if new == stamp:
             return [gr.skip()] * 5
-        count = facts.problems.get(problem, 0) if problem else len(folder)
-        drawn = [_item(item) for item in items]
-        value = {"items": drawn, "page": page, "pages": -(-count // PAGE)}
+        facts = folder.statistics()
+        pages = -(-(facts.problems.get(problem, 0) if problem else len(folder)) // PAGE)
+        page = min(page, max(0, pages - 1))  # captions may have been written since
+        drawn = [_item(item) for item in folder.items(page, PAGE, problem)]
+        value = {"items": drawn, "page": page, "pages": pages}
         side = self.desk.resolution(base, resolution)
         return value, _facts(facts), _buckets(folder.buckets(side)), _tags(folder.tags()), new
 
@@ -182,15 +195,29 @@ class DatasetTab:
         return _previewed(folder.captioned(write, lambda done, of: bar((done, of))))
 
     def make_edit(
-        self, path: str, base: str, resolution: float | None, edit: pictures.Edit | None
+        self,
+        path: str,
+        base: str,
+        resolution: float | None,
+        edit: pictures.Edit | None,
+        bar: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Any:
         """Make the change that is shown."""
-        count = self._chosen(path, base, resolution).apply(edit) if edit else 0
+        folder = self._chosen(path, base, resolution)
+        count = folder.apply(edit, lambda done, of: bar((done, of))) if edit else 0
         return _edited(f"{count} captions are changed.")
 
-    def undo_edit(self, path: str, base: str, resolution: float | None) -> Any:
+    def undo_edit(
+        self,
+        path: str,
+        base: str,
+        resolution: float | None,
+        bar: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Any:
         """Take the last change back."""
-        return _edited(f"{self._chosen(path, base, resolution).undo()} captions are as before.")
+        folder = self._chosen(path, base, resolution)
+        count = folder.undo(lambda done, of: bar((done, of)))
+        return _edited(f"{count} captions are as before.")
 
     def _chosen(self, path: str, base: str, resolution: float | None) -> pictures.Folder:
         folder = self.folder(path, base, resolution)
@@ -202,9 +229,15 @@ class DatasetTab:
         """Put uploaded files into a new folder."""
         folder = self.desk.place("images", self.desk.home / DATASETS / places.file_name(name))
         refuse_existing(folder, False)
-        folder.mkdir(parents=True)
+        taken = [name for name, count in Counter(Path(f).name for f in files).items() if count > 1]
+        if taken:
+            raise InvalidValue(f"two of the files are called {taken[0]}: give one another name")
+        unfinished = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(unfinished, ignore_errors=True)  # of an upload that broke off
+        unfinished.mkdir(parents=True)
         for file in map(Path, files):
-            shutil.copyfile(file, folder / file.name)
+            shutil.copyfile(file, unfinished / file.name)
+        unfinished.rename(folder)
         return gr.update(value=str(folder), choices=places.picture_folders(self.desk.roots))
 
 

@@ -12,16 +12,18 @@ from typing import Any
 
 from shira_core.errors import ShiraError, WriteFailed
 
+from .. import models
 from ..engine.config import PATHS, Config, load
-from ..engine.errors import ConfigInvalid
+from ..engine.errors import BaseInvalid, ConfigInvalid
 from ..engine.outline import outline
 from ..jobs import Job, Runner, Store
 from ..pictures import Folder
 from ..roots import Roots
 from . import fields
+from .aside import Aside
 from .draft import Draft
 
-STATE, ADAPTERS, DATASETS = "trainer", "adapters", "datasets"
+STATE, ADAPTERS, DATASETS, SHARED = "trainer", "adapters", "datasets", "shared"
 KEPT_FOLDERS = 4
 USUAL = 512  # pixels, while no base is chosen
 
@@ -30,19 +32,19 @@ USUAL = 512  # pixels, while no base is chosen
 class Folders:
     """The picture folders that were opened last; one that goes is closed."""
 
-    _open: OrderedDict[tuple[Path, int], Folder] = field(default_factory=OrderedDict)
+    _open: OrderedDict[Path, Folder] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def open(self, path: Path, resolution: int, roots: Roots) -> Folder:
         """Return a folder, the open one if it is; raises DataInvalid."""
         with self._lock:
-            key = (path, resolution)
-            if key not in self._open:
-                self._open[key] = Folder(path, resolution, roots.resolve)
-            self._open.move_to_end(key)
+            if path not in self._open:
+                self._open[path] = Folder(path, resolution, roots.resolve)
+            self._open.move_to_end(path)
             while len(self._open) > KEPT_FOLDERS:
                 self._open.popitem(last=False)[1].close()
-            return self._open[key]
+            self._open[path].resolution = resolution
+            return self._open[path]
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Desk:
     runner: Runner
     draft: Draft
     folders: Folders = field(default_factory=Folders)
+    aside: Aside = field(default_factory=Aside)
 
     @property
     def home(self) -> Path:
@@ -76,6 +79,22 @@ class Desk:
             return _resolution(path, path.stat().st_mtime_ns)
         except (ShiraError, OSError):
             return USUAL
+
+    def weights(self, base: Path, which: str = "all") -> tuple[models.Weight, ...]:
+        """Return what can be trained of a base, at once after the first time; raises BaseInvalid.
+
+        which: "all" or "attention".
+        """
+        try:
+            stamp = base.stat().st_mtime_ns
+        except OSError:
+            raise BaseInvalid(f"base: {base} does not exist: choose another") from None
+        return _weights(self.aside, base, stamp, which)
+
+    def close(self) -> None:
+        """End what was started; trainings go on."""
+        self.runner.close()
+        self.aside.close()
 
     def config(self, values: Mapping[str, Any]) -> Config:
         """Return the settings of the page's components; raises our errors, one line each."""
@@ -107,6 +126,11 @@ class Desk:
 @lru_cache(maxsize=16)
 def _resolution(base: Path, stamp: int) -> int:
     return outline(base).resolution
+
+
+@lru_cache(maxsize=16)
+def _weights(aside: Aside, base: Path, stamp: int, which: str) -> tuple[models.Weight, ...]:
+    return aside.call(models.weights, base, which)
 
 
 def open_desk(folders: Sequence[Path]) -> Desk:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from shira_core.atomic import atomic_write
-from shira_core.errors import ShiraError
+from shira_core.errors import FileInvalid, ShiraError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from ..engine.config import Config
     from ..engine.device import Arithmetic
 
+GRID = "compare.png"  # in the folder of a run, its request and pictures beside it
 PARTS = ("text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of a grid. about: what it shows, for a person."""
+
+    about: str
+    prompt: str
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -45,10 +55,31 @@ class Request:
         with atomic_write(path, overwrite=True) as target:
             target.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
+    @property
+    def cells(self) -> list[Cell]:
+        """The pictures that lie beside the grid."""
+        out = Path(self.out)
+        return [
+            Cell(f"{Path(file).stem}, alpha {alpha:g}: {prompt}", prompt, cell(out, i, j, k))
+            for i, file in enumerate(self.adapters)
+            for j, alpha in enumerate(self.alphas)
+            for k, prompt in enumerate(self.prompts)
+        ]
+
 
 def cell(out: Path, adapter: int, alpha: int, prompt: int) -> Path:
     """Return where one picture is kept beside the grid."""
     return out.with_name(f"{out.stem}-{adapter}-{alpha}-{prompt}.png")
+
+
+def read(path: Path) -> Request | None:
+    """Return what was saved, None where there is nothing or something else."""
+    try:
+        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in read.items()}
+        return Request(**values)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,7 +89,10 @@ def main(arguments: Sequence[str]) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        draw(Request(**json.loads(Path(arguments[0]).read_text(encoding="utf-8"))))
+        request = read(Path(arguments[0]))
+        if request is None:
+            raise FileInvalid(f"{arguments[0]} says nothing that can be drawn: draw again")
+        draw(request)
     except (ShiraError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

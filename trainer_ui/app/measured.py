@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..engine.config import Config
+from ..engine.config import Config, dump
 from ..jobs import Job, Store, progress
 
 # What a step's time depends on most; the rest changes it by less than other programs do.
@@ -20,7 +20,7 @@ ALIKE = (
 def seconds_per_step(store: Store, config: Config) -> float | None:
     """Return the time of the latest run that was alike, None when there was none."""
     lines = {f"{name} = " for name in ALIKE}
-    wanted = _kept(config, lines)
+    wanted = _of(dump(config), lines)
     alike = [job for job in store.all() if _of(job.toml, lines) == wanted and job.started]
     for job in sorted(alike, key=lambda job: -(job.started or 0)):
         found = _measured(job)
@@ -42,12 +42,6 @@ def _measured(job: Job) -> float | None:
     ):
         return (job.ended - job.started) / told.steps
     return None
-
-
-def _kept(config: Config, starts: set[str]) -> set[str]:
-    from ..engine.config import dump
-
-    return _of(dump(config), starts)
 
 
 def _of(toml: str, starts: set[str]) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -10,20 +10,32 @@ import gradio as gr
 from shira_core.errors import ShiraError
 
 from .. import models
-from ..engine.config import DEFAULT_DENSITY
+from ..engine import dry_run
+from ..engine.config import DEFAULT_DENSITY, Config
 from ..engine.config.adapter import AdapterSettings
 from ..engine.config.model import ModelSettings
-from . import measured, places, widgets, words
+from . import fields, measured, places, widgets, words
 from .desk import Desk
 from .form import QUIET, Form
 
 LOWEST, HIGHEST = 0.1, 20.0  # percent of the slider; any share can be typed
-# What the figures depend on.
-PLANNED = (
-    *("base", "mask", "density", "rank", "block_density", "axis", "diagonal", "layers", "dora"),
-    *("steps", "batch_size", "accumulate", "resolution", "optimizer", "ema", "dtype"),
-    *("weights", "precision", "gradient_checkpointing", "sample_count"),
+# What the counts depend on, what the mask's picture does, and what memory and time do.
+COUNTED = (
+    *("base", "mask", "density", "rank", "block_density", "axis", "diagonal", "layers", "dtype"),
+    *("shard", "text_lr"),
 )
+DRAWN = ("mask", "density", "rank", "block_density", "axis", "diagonal", "shard", "seed")
+PLANNED = (
+    *(*COUNTED, "images", "trigger", "resolution", "buckets", "bucket_min", "bucket_max"),
+    *("enlarge", "class_images", "class_prompt", "steps", "batch_size", "accumulate"),
+    *("optimizer", "ema", "dora", "weights", "precision", "gradient_checkpointing"),
+    *("channels_last", "sample_count", "device"),
+)
+NO_BASE = (
+    "Choose a checkpoint or a diffusers folder. It has to lie in a folder that this page may use: "
+    "the one of a WebUI or ComfyUI is added with --root when the trainer is started."
+)
+WAITING = words.note("Memory and time are being computed...")
 
 
 class ModelTab:
@@ -63,98 +75,133 @@ class ModelTab:
                     height=300,
                     elem_id="mask-picture",
                 )
+        self.counts = widgets.markup("counts")
         self.plan = widgets.markup("plan")
         self.form.add_section(AdapterSettings)
         self.form.add_section(ModelSettings)
 
     def connect(self) -> None:
         """Connect the tab, when all settings are on the page."""
-        seen = [self.base, self.layer, self.mask, self.density]
-        draw = {"inputs": seen, "outputs": self.picture, "trigger_mode": "always_last", **QUIET}
-        self.base.change(self.look, self.base, [self.found, self.layer], **QUIET).then(
-            self.draw, **{k: v for k, v in draw.items() if k != "trigger_mode"}
-        )
+        form = self.form
+        draw = {"fn": self.draw, "inputs": [self.layer, *form.inputs], "outputs": self.picture}
+        draw = {**draw, "trigger_mode": "always_last", **QUIET}
+        self.base.change(self.look, self.base, [self.found, self.layer], **QUIET)
         self.mask.change(self.explain, self.mask, self.explained, **QUIET)
-        self.slider.release(lambda percent: percent / 100, self.slider, self.density, **QUIET).then(
-            words.answered(self.form.keep), self.form.inputs, self.form.said, **QUIET
-        )
-        self.density.change(_percent, self.density, self.slider, **QUIET)
-        for part in (self.layer, self.mask, self.density):
-            part.change(self.draw, **draw)
-        self.again.click(
-            lambda: gr.update(choices=places.bases(self.desk.roots)), None, self.base, **QUIET
-        )
-
-        gr.on(
-            [self.form.parts[name].change for name in PLANNED],
-            self.tell,
-            self.form.inputs,
-            self.plan,
+        self.slider.input(
+            self.count_at,
+            [self.slider, *form.inputs],
+            self.counts,
             trigger_mode="always_last",
             **QUIET,
         )
+        self.slider.release(lambda percent: percent / 100, self.slider, self.density, **QUIET).then(
+            words.answered(form.keep), form.inputs, form.said, **QUIET
+        )
+        self.density.change(_percent, self.density, self.slider, **QUIET)
+        gr.on([self.layer.change, *(form.parts[name].change for name in DRAWN)], **draw)
+        self.again.click(
+            lambda: gr.update(choices=places.bases(self.desk.roots)), None, self.base, **QUIET
+        )
+        for names, tell, shown in (
+            (COUNTED, self.count, self.counts),
+            (PLANNED, self.tell, self.plan),
+        ):
+            gr.on(
+                [form.parts[name].change for name in names],
+                tell,
+                form.inputs,
+                shown,
+                trigger_mode="always_last",
+                **QUIET,
+            )
 
-    def look(self, base: str) -> tuple[str, Any]:
+    def look(self, base: str) -> Iterator[tuple[str, Any]]:
         """Say what a base is, and list its layers."""
         if not base:
-            return words.note(
-                "Choose a checkpoint or a diffusers folder, or type its path."
-            ), gr.skip()
+            yield words.note(NO_BASE), gr.skip()
+            return
         try:
             path = self.desk.place("base", base)
-            found = next((b for b in models.bases(self.desk.roots) if b.path == path), None)
-            names = models.layers(path)
+            if found := models.base(path):
+                told = f"{path.name}: {found.architecture}, {words.size(found.size)}"
+                yield words.note(told, "good"), gr.skip()
+            names = [weight.shown for weight in self.desk.weights(path)]
         except ShiraError as error:
-            return words.note(error, "bad"), gr.update(choices=[], value=None)
-        kind = f"{found.architecture}, {words.size(found.size)}" if found else "it can be trained"
+            yield words.note(error, "bad"), gr.update(choices=[], value="")
+            return
         middle = next((name for name in names if "attn1.to_q" in name), names[0] if names else None)
-        return words.note(f"{path.name}: {kind}", "good"), gr.update(choices=names, value=middle)
+        yield gr.skip(), gr.update(choices=names, value=middle)
 
     def explain(self, mask: str) -> str:
         """Say in plain words how a mask chooses."""
         return words.note(models.MASKS.get(mask, ""))
 
-    def draw(self, base: str, layer: str | None, mask: str, density: float | None) -> Any:
+    def draw(self, layer: str | None, *given: Any) -> Any:
         """Draw the mask on a layer; no picture while something is missing."""
-        if not base or not layer:
-            return None
         try:
-            path = self.desk.place("base", base)
-            return models.mask_picture(path, layer, mask, density or DEFAULT_DENSITY)
+            config = self._config(given)
+            named = {weight.shown: weight for weight in self.desk.weights(config.base)}
+            return models.mask_picture(config, named[layer]) if layer in named else None
         except ShiraError:
             return None
 
-    def tell(self, *given: Any) -> str:
-        """Return the run in figures, or nothing while it cannot be planned."""
-        values = self.form.values(given)
-        if not values["base"]:
+    def count(self, *given: Any) -> str:
+        """Return what would be trained in figures, or why it cannot be told."""
+        if not self.form.values(given)["base"]:
             return ""
         try:
-            config = self.desk.config({**values, **_stand_ins(values)})
-            plan = models.plan(config, measured.seconds_per_step(self.desk.store, config))
+            config = self._config(given)
+            found = models.trainable(config, self.desk.weights(config.base, config.layers))
         except ShiraError as error:
             return words.note(error, "bad")
-        share = plan.entries / max(1, plan.positions)
-        time = "after its first steps" if plan.seconds is None else words.duration(plan.seconds)
         return words.figures(
             [
-                ("trained entries", f"{plan.entries:,}"),
-                ("of their weights", f"{share:.2%}"),
-                ("file", words.size(plan.file_bytes)),
-                ("GPU memory to have free", words.size(plan.memory)),
-                (f"time for {plan.steps} steps", time),
+                ("trained entries", f"{found.entries:,}"),
+                ("of their weights", f"{found.entries / max(1, found.positions):.2%}"),
+                ("file", words.size(found.file_bytes)),
             ]
         )
+
+    def count_at(self, percent: float, *given: Any) -> str:
+        """Return the same for the slider, while it is moved."""
+        values = {**self.form.values(given), "density": percent / 100}
+        return self.count(*(values[name] for name in fields.NAMES))
+
+    def tell(self, *given: Any) -> Iterator[str]:
+        """Return what a run takes, as `shira train --dry-run` tells it; takes seconds."""
+        values = self.form.values(given)
+        try:
+            config = self._config(given)
+        except ShiraError:  # `count` says it
+            yield ""
+            return
+        yield WAITING
+        try:
+            yield self._needs(config, bool(values["images"]))
+        except ShiraError as error:
+            yield words.note(error, "bad")
+
+    def _needs(self, config: Config, pictures: bool) -> str:
+        each = measured.seconds_per_step(self.desk.store, config)
+        time = "after its first steps" if each is None else words.duration(each * config.steps)
+        figures = [(f"time for {config.steps:,} steps", time)]
+        if pictures:
+            plan = self.desk.aside.call(dry_run.look, config)
+            needed = plan.memory.needed
+            figures.append(("each picture is seen", f"{plan.epochs:.1f} times"))
+        else:
+            needed = self.desk.aside.call(models.memory, config)
+        return words.figures([("GPU memory to have free", words.size(needed)), *figures])
+
+    def _config(self, given: Sequence[Any]) -> Config:
+        """Return the page's settings, with stand-ins for those that its figures do not need."""
+        values = self.form.values(given)
+        stand_ins = {"images": values["base"] or ".", "out": "adapter"}
+        missing = {name: each for name, each in stand_ins.items() if not values[name]}
+        return self.desk.config({**values, **missing})
 
 
 def _percent(density: float | None) -> Any:
     """Return where the slider belongs; a share that it has not leaves it where it is."""
     percent = 100 * (density or DEFAULT_DENSITY)
     return percent if LOWEST <= percent <= HIGHEST else gr.skip()
-
-
-def _stand_ins(values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings that a plan does not look at, where they are still empty."""
-    folder = str(Path(values["base"]).parent)
-    empty = {"images": folder, "out": "adapter"}
-    return {name: value for name, value in empty.items() if not values[name]}

@@ -7,7 +7,7 @@ from typing import Any
 
 from shira_core.errors import InvalidValue
 
-from ..jobs import Job, progress
+from ..jobs import Job, Progress, progress
 from . import words
 from .desk import Desk
 
@@ -19,6 +19,7 @@ ACTS: dict[str, tuple[str, ...]] = {
     "failed": ("resume", "rename", "duplicate", "delete"),
     "done": ("rename", "duplicate", "delete"),
 }
+STILL = ("done", "queued")  # whatever their runs told, nothing of it is shown
 
 
 def rows(jobs: Sequence[Job], shown: Job | None) -> list[dict[str, Any]]:
@@ -45,26 +46,25 @@ def act(desk: Desk, id: int, name: str, text: str) -> None:
 
 
 def _row(job: Job, shown: Job | None) -> dict[str, Any]:
-    told = progress(job)
+    told = progress(job) if job.state not in STILL else Progress()
     share = 1.0 if job.state == "done" else told.step / told.steps if told.steps else 0.0
     return {
         "id": job.id,
         "name": job.name,
         "state": job.state,
-        "detail": detail(job),
+        "detail": detail(job, told),
         "share": share,
         "acts": list(ACTS[job.state]),
         "shown": shown is not None and shown.id == job.id,
     }
 
 
-def detail(job: Job) -> str:
+def detail(job: Job, told: Progress) -> str:
     """Return how far a job is, in words."""
-    told = progress(job)
     parts = [job.message] if job.message else []
-    if told.steps and job.state != "done":
+    if told.steps:
         parts.insert(0, f"step {told.step} of {told.steps}")
-    elif job.state == "running" and not told.steps:
+    elif job.state == "running":
         parts.insert(0, "opening the base and encoding the pictures")
     if job.state == "running" and told.seconds_left is not None:
         parts.append(f"{words.duration(told.seconds_left)} left")

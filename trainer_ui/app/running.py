@@ -44,7 +44,9 @@ def look(job: Job | None, smoothing: float) -> Shown:
 
 def status(jobs: Sequence[Job]) -> str:
     """Return the line above all tabs."""
-    active = [f"{job.name}: {job.state}, {detail(job)}" for job in jobs if job.active]
+    active = [
+        f"{job.name}: {job.state}, {detail(job, progress(job))}" for job in jobs if job.active
+    ]
     waiting = sum(job.state == "queued" for job in jobs)
     if waiting:
         active.append(f"{waiting} waiting")

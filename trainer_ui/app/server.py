@@ -21,6 +21,7 @@ from fastapi import FastAPI
 
 from shira_core.errors import InvalidValue
 
+from .. import models
 from . import images, page
 from .desk import Desk, open_desk
 from .guard import HERE, Guard
@@ -44,6 +45,7 @@ def serve(host: str, port: int, folders: Sequence[Path]) -> int:
     if root_path:  # started by a WebUI, with which it ends
         threading.Thread(target=_end_with_parent, daemon=True).start()
     desk = open_desk(folders)
+    desk.aside.prepare(models.base, desk.home)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     if not root_path:
         print(
@@ -57,7 +59,7 @@ def serve(host: str, port: int, folders: Sequence[Path]) -> int:
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:
-        desk.runner.close()
+        desk.close()
     return 0
 
 

@@ -9,18 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..jobs import Job, JobRefused
+from ..jobs.outcome import tail
 from ..jobs.runner import lane
 from .drawing import Request
 
 ROOT = Path(__file__).resolve().parents[2]
+LOG = ".log"
+DRAWING = "The pictures are being drawn."
 
 
 @dataclass
 class Studio:
-    """The process that draws, and what it draws."""
+    """The process that draws. What it draws, and why it failed, lies beside the grid."""
 
-    request: Request | None = None
-    _process: subprocess.Popen[str] | None = None
+    _out: Path | None = None
+    _process: subprocess.Popen[bytes] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, request: Request, job: Job, jobs: list[Job]) -> None:
@@ -31,32 +34,28 @@ class Studio:
         if taken:
             raise JobRefused(f"{taken[0]} is training on this device: draw when it has ended")
         with self._lock:
-            if self.busy:
+            if self._process is not None and self._process.poll() is None:
                 raise JobRefused("other pictures are being drawn: wait for them")
-            order = Path(request.out).with_suffix(".json")
+            self._out = Path(request.out)
+            self._out.unlink(missing_ok=True)
+            order = self._out.with_suffix(".json")
             request.save(order)
-            self.request = request
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "trainer_ui.app.drawing", str(order)],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            with self._out.with_suffix(LOG).open("wb") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "trainer_ui.app.drawing", str(order)],
+                    cwd=ROOT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                )
 
-    @property
-    def busy(self) -> bool:
-        """Whether something is being drawn."""
-        return self._process is not None and self._process.poll() is None
-
-    def failed(self) -> str:
-        """Return why the last drawing failed, "" when it did not."""
+    def note(self, out: Path) -> str:
+        """Return what is to be said of a grid: that it is being drawn, or why it was not."""
         with self._lock:
-            if self._process is None or self._process.poll() in (None, 0):
-                return ""
-            told = (
-                self._process.communicate()[1].strip().splitlines() if self._process.stderr else []
-            )
-            self._process = None
-            return told[-1] if told else "the drawing process ended without a word: out of memory?"
+            ended = self._process.poll() if self._out == out and self._process else 0
+        if ended == 0:
+            return ""
+        if ended is None:
+            return DRAWING
+        lines = [line for line in tail(out.with_suffix(LOG)) if line.strip()]
+        return lines[-1] if lines else "the drawing process ended without a word: out of memory?"

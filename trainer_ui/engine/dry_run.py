@@ -35,13 +35,17 @@ class Plan:
     bytes: int
     available: int | None
 
+    @property
+    def epochs(self) -> float:
+        """How often each picture is seen."""
+        return self.steps * self.pictures_per_step / max(1, self.report.per_epoch)
+
     def __str__(self) -> str:
-        epochs = self.steps * self.pictures_per_step / max(1, self.report.per_epoch)
         memory = self.memory
         peak, drawing, needed = (m / GB for m in (memory.peak, memory.drawing, memory.needed))
         lines = [
             ("entries", f"{self.memory.entries:,} in {self.weights} weights of the UNet"),
-            ("steps", f"{self.steps}, {epochs:.1f} epochs of {self.report.per_epoch}"),
+            ("steps", f"{self.steps}, {self.epochs:.1f} epochs of {self.report.per_epoch}"),
             ("file", f"about {self.bytes / 1e6:.1f} MB"),
             (
                 "GPU memory",
@@ -66,14 +70,15 @@ def look(config: Config) -> Plan:
     dataset = data.scan(config, resolution, data.STEP * base.factor, config.seed)
     step = step_of(config, base, max((e.bucket for e in dataset.examples), key=math.prod))
     memory = estimate.memory(step)
+    weights = sum(density != 0 for density in step.layers.values())
     plan = Plan(
         report=data.report(dataset),
         resolution=resolution,
         steps=config.steps,
         pictures_per_step=config.batch_size * config.accumulate,
-        weights=sum(density != 0 for density in step.layers.values()),
+        weights=weights,
         memory=memory,
-        bytes=file_bytes(config, len(step.layers), memory.trained, memory.entries),
+        bytes=file_bytes(config, weights, memory.trained, memory.entries),
         available=available(config),
     )
     refuse_too_large(config, plan)
@@ -99,7 +104,10 @@ def step_of(config: Config, base: Outline, bucket: tuple[int, int]) -> Step:
     names = tuning.layers(unet, config.layers)
     weights = unet.state_dict()
     kind = keymaps.architecture({name: tuple(each.shape) for name, each in weights.items()})
-    own = tuning.by_block(config.block_density, keymaps.sources(kind, "unet", weights))
+    sources = keymaps.sources(kind, "unet", weights)
+    trained = [sources[key].name for name in names if (key := f"{name}.weight") in sources]
+    tuning.check_unet_blocks(config, trained)
+    own = tuning.by_block(config.block_density, sources)
     width, height = (side // base.factor for side in bucket)
     return Step(
         unet=base.unet,

@@ -127,7 +127,9 @@ def start(
         component: keymaps.sources(base.architecture, component, module.state_dict())
         for component, module in modules.items()
     }
-    _check_blocks(config, [each.name for own in sources.values() for each in own.values()])
+    _check_blocks(
+        config.block_density, [each.name for own in sources.values() for each in own.values()]
+    )
     options = {
         component: _options(config, base, component, sources[component], loss, processes)
         for component in modules
@@ -213,10 +215,19 @@ def by_block(lines: Sequence[str], sources: Mapping[str, Source]) -> DensityOf:
     return density
 
 
-def _check_blocks(config: Config, weights: Sequence[str]) -> None:
+def check_unet_blocks(config: Config, weights: Sequence[str]) -> None:
+    """Raise ConfigInvalid for a density of a block that is not trained, of the UNet alone.
+
+    weights: those of the UNet by their names in a checkpoint; text encoders are not known yet.
+    """
+    lines = [n for n in config.block_density if not (config.text_lr and n.startswith("te"))]
+    _check_blocks(lines, weights)
+
+
+def _check_blocks(lines: Sequence[str], weights: Sequence[str]) -> None:
     """Refuse a density for a block that is not trained."""
     blocks = {block for name in weights if (block := names.block(name))}
-    for line in config.block_density:
+    for line in lines:
         pattern, _ = density_of(line)
         if not any(fnmatchcase(block, pattern) for block in blocks):
             near = difflib.get_close_matches(pattern, sorted(blocks), n=1, cutoff=0.0)

@@ -4,7 +4,7 @@ job <- store <- runner (with process, outcome); progress (with follow) reads wha
 """
 
 from .job import Job, JobRefused
-from .progress import Kept, Progress, Sample, progress, thin
+from .progress import Kept, Progress, Sample, progress
 from .runner import Runner
 from .store import Store
 
@@ -17,5 +17,4 @@ __all__ = [
     "Sample",
     "Store",
     "progress",
-    "thin",
 ]

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from ..engine import events
 
-READ = 2 << 20  # bytes at a time, about 16,000 steps in less than 0.1 s
 HEAD = 64  # bytes: the first event's time is among them
 Point = tuple[int, float]
 
@@ -44,7 +43,7 @@ class Follower:
                     if self._head and not head.startswith(self._head):
                         self._forget()
                     file.seek(self._offset)
-                    block = file.read(READ)
+                    block = file.read()
             except OSError:  # not there yet, or no more
                 return
             whole = block[: block.rfind(b"\n") + 1]

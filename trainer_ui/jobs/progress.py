@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean
 
 from ..engine import events
 from .follow import Follower, Point
@@ -60,7 +58,7 @@ class Progress:
 
 
 def progress(job: Job) -> Progress:
-    """Return how far a job is. Reads what is new since the last call, at most some megabytes."""
+    """Return how far a job is. Reads what is new since the last call."""
     if job.started is None:
         return Progress(error=job.message if job.state == "failed" else "")
     told = _follower(job.run_folder / events.NAME, job.started - ROUNDED)
@@ -83,14 +81,7 @@ def progress(job: Job) -> Progress:
     )
 
 
-def thin(points: Sequence[Point], count: int = 500) -> list[Point]:
-    """Return at most `count` points, each the mean of its neighbours: what a chart can show."""
-    width = -(-len(points) // count)
-    parts = (points[place : place + width] for place in range(0, len(points), width or 1))
-    return [(part[-1][0], fmean(value for _, value in part)) for part in parts]
-
-
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)  # jobs: one that is forgotten is read from its start
 def _follower(path: Path, since: float) -> Follower:
     return Follower(path, since)
 

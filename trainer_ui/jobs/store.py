@@ -63,10 +63,12 @@ class Store:
         """Put a job at the end of the queue.
 
         toml: settings; relative paths are relative to the current folder.
-        Raises ConfigInvalid, one line with the first wrong setting.
+        Raises ConfigInvalid, one line with the first wrong setting, and JobRefused when another
+        job that waits or runs writes the same file.
         """
         config = settings_of(toml)
         with self._open() as database:
+            _refuse_taken(database, str(config.out))
             cursor = database.execute(
                 "INSERT INTO jobs (position, name, state, toml, out, created, message, device) "
                 "VALUES ((SELECT COALESCE(MAX(position), 0) + 1 FROM jobs), ?, 'queued', ?, ?, ?, "
@@ -177,6 +179,14 @@ class Store:
 
     def _folder(self, id: int) -> Path:
         return self.path.parent / "jobs" / str(id)
+
+
+def _refuse_taken(database: sqlite3.Connection, out: str) -> None:
+    row = database.execute(
+        "SELECT name FROM jobs WHERE out = ? AND state IN ('queued', 'running', 'stopping')", (out,)
+    ).fetchone()
+    if row:
+        raise JobRefused(f"out: {out} is written by the job {row[0]}: choose another name")
 
 
 def _set(database: sqlite3.Connection, job: Job, state: State, message: str) -> None:

@@ -75,12 +75,26 @@ class Folder:
         allowed: Callable[[Path], object] = lambda path: None,
     ) -> None:
         self.path, self.resolution, self._allowed = Path(path), resolution, allowed
-        self._lock = threading.RLock()
+        self._lock, self._version = threading.RLock(), 0
         self._list()
-        self._looking = Looking([found.path for found in self._found])
+        self._looking = self._look()
 
     def __len__(self) -> int:
         return len(self._found)
+
+    @property
+    def stamp(self) -> tuple[int, int, int]:
+        """What changes whenever something that is told of the folder does."""
+        return self._version, self._looking.done, self.resolution
+
+    def again(self) -> None:
+        """List the folder again, for what other programs changed; raises DataInvalid."""
+        with self._lock:
+            before = [found.path for found in self._found]
+            self._list()
+            if [found.path for found in self._found] != before:
+                self._looking.close()
+                self._looking = self._look()
 
     def items(self, page: int, size: int = 50, problem: str = "") -> tuple[Item, ...]:
         """Return the pictures of a page, 0 for the first.
@@ -102,6 +116,7 @@ class Folder:
             found = self._found[number]
             self._found[number] = replace(found, caption=captions.clean(name, caption))
             self._unreadable.pop(_stem(found.path), None)
+            self._version += 1
             return self._item(number)
 
     def prepend(self, words: str) -> Edit:
@@ -133,7 +148,7 @@ class Folder:
         """Make an edit; return how many captions were changed.
 
         Captions that have changed since it was made stay. Its undo is kept in the folder first.
-        progress: called with the files done and in all; 10,000 take a minute.
+        progress: called with the files done and in all; 10,000 take seconds.
         Raises WriteFailed.
         """
         with self._lock:
@@ -212,12 +227,17 @@ class Folder:
         self._numbers = {name: number for number, name in enumerate(self._names)}
         more = [f"{len(out)} pictures are links out of the allowed folders"] if out else []
         self._notes = (*contents.notes, *more)
+        self._version += 1
+
+    def _look(self) -> Looking:
+        return Looking([found.path for found in self._found])
 
     def _list_captions(self) -> None:
-        """Read the captions again; pictures that have come or gone since wait for a new Folder."""
+        """Read the captions again; pictures that have come or gone wait for `again`."""
         contents, self._unreadable = self._find()
         known = {found.path: found for found in contents.found}
         self._found = [known.get(found.path, found) for found in self._found]
+        self._version += 1
 
     def _find(self) -> tuple[files.Contents, dict[Path, str]]:
         """Return what is found, and the reasons of captions that cannot be read, by stem."""
