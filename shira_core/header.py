@@ -111,7 +111,10 @@ def summary(value: Any) -> str:
     if isinstance(value, list):
         return " + ".join(map(summary, value))
     if isinstance(value, dict):
-        return " ".join(str(part) for part in value.values() if not isinstance(part, dict))
+        made = value.get("training")
+        mixed = made.get("mixed") if isinstance(made, dict) else None
+        text = " ".join(str(part) for part in value.values() if not isinstance(part, dict))
+        return f"{text} ({summary(mixed)})" if mixed else text
     return str(value)
 
 

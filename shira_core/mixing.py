@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -17,6 +18,8 @@ from .mask import Mask, SparseDelta
 from .modes import MODES
 from .names import label
 from .plan import Draft, Entries, Entry, alphas, as_stack, draft, read_all
+
+_LEVELS = 10  # of how an adapter was made: with those around it, less than a file may have
 
 
 def mix(
@@ -141,16 +144,39 @@ def _header(request: _Request, weights: MemoryWeights) -> Header:
         mask="mix",
         density=sum(delta.count for delta in weights.values()) / max(1, cells),
         triggers=tuple(dict.fromkeys(word for h in headers for word in h.triggers)),
+        license=_common([h.license for h in headers], ""),
         title=request.title or " + ".join(h.title for h in headers if h.title),
         training={"mixed": [_provenance(entry) for entry in stack], "mode": request.mode},
     )
 
 
 def _provenance(entry: Entry) -> dict[str, object]:
+    """Return what one adapter of a mix is, and how it was made: as a mix too, perhaps."""
     header, alpha = entry.adapter.header, entry.alpha
-    named = {"title": header.title, "file": entry.adapter.path.name if entry.adapter.path else ""}
-    parts = {"components": dict(alpha.components), "blocks": dict(alpha.blocks)}
-    return {"alpha": alpha.value} | {k: v for k, v in (named | parts).items() if v}
+    facts = {
+        "title": header.title,
+        "file": entry.adapter.path.name if entry.adapter.path else "",
+        "author": header.author,
+        "license": header.license,
+        "components": dict(alpha.components),
+        "blocks": dict(alpha.blocks),
+        "training": _shallow(header.training, _LEVELS),
+    }
+    return {"alpha": alpha.value} | {key: value for key, value in facts.items() if value}
+
+
+def _shallow(value: Any, levels: int) -> Any:
+    """Return a JSON value without objects and lists that lie deeper than `levels`."""
+    if isinstance(value, Mapping):
+        kept = ((key, each) for key, each in value.items() if levels > 1 or not _nests(each))
+        return {key: _shallow(each, levels - 1) for key, each in kept}
+    if isinstance(value, (list, tuple)):
+        return [_shallow(each, levels - 1) for each in value if levels > 1 or not _nests(each)]
+    return value
+
+
+def _nests(value: Any) -> bool:
+    return isinstance(value, (Mapping, list, tuple))
 
 
 def _common(values: Sequence[str], otherwise: str) -> str:

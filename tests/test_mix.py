@@ -1,6 +1,7 @@
 """Mixed adapters: against dense sums, and against the stack that they replace."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -154,6 +155,55 @@ def test_the_header_tells_where_it_comes_from(tmp_path):
             "blocks": {"mid": 0.5},
         },
     ]
+
+
+def test_a_mix_of_a_mix_tells_all_that_it_was_mixed_from(tmp_path, capsys):
+    first, second, third = adapters()
+    fields = {"author": "me", "license": "CC0", "training": {"steps": 300}}
+    first = replace(first, header=replace(first.header, **fields))
+    inner = shira.load(
+        shira.mix([(first, 0.8), (second, 0.5)], "ties", title="both").save(tmp_path / "b.shira")
+    )
+    path = shira.mix([(inner, 0.5), (third, 1.0)]).save(tmp_path / "all.shira")
+    assert shira.load(path).header.training == {
+        "mode": "sum",
+        "mixed": [
+            {
+                "alpha": 0.5,
+                "title": "both",
+                "file": "b.shira",
+                "training": {
+                    "mode": "ties",
+                    "mixed": [
+                        {"alpha": 0.8, "title": "t0", **fields},
+                        {"alpha": 0.5, "title": "t1"},
+                    ],
+                },
+            },
+            {"alpha": 1.0, "title": "t2"},
+        ],
+    }
+    assert main(["info", str(path)]) == 0
+    shown = "mixed 0.5 both b.shira (0.8 t0 me CC0 + 0.5 t1) + 1.0 t2, mode sum"
+    assert shown in capsys.readouterr().out
+
+
+def test_mixes_of_mixes_without_end_stay_files(tmp_path):
+    mixed = adapters()[0]
+    for number in range(9):
+        path = shira.mix([(mixed, 1.0), (adapters()[1], 0.1)]).save(tmp_path / f"{number}.shira")
+        mixed = shira.load(path)
+    found, files = mixed.header.training, []
+    while found.get("mixed"):
+        files.append(found["mixed"][0]["file"])
+        found = found["mixed"][0]["training"]
+    assert files == ["7.shira", "6.shira", "5.shira", "4.shira"]
+
+
+@pytest.mark.parametrize(("licenses", "wanted"), [(["CC0", "CC0"], "CC0"), (["CC0", "MIT"], "")])
+def test_a_license_that_all_have_stays(licenses, wanted):
+    made = [random_adapter({IN4: (3, 3)}, i, license=text) for i, text in enumerate(licenses)]
+    assert shira.mix([(adapter, 1.0) for adapter in made]).header.license == wanted
 
 
 def test_the_density_is_that_of_the_result():
