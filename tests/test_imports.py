@@ -17,6 +17,8 @@ ON_DEMAND = {
     "cli/compare.py": {"matplotlib"},
     "cli/energy_plot.py": {"matplotlib"},
     "conversion/lycoris.py": {"lycoris"},
+    "integrations/hub/client.py": {"huggingface_hub"},
+    "integrations/hub/pictures.py": {"PIL"},
     "cli/reference.py": {"trainer_ui"},
     "cli/train.py": {"trainer_ui"},
     "cli/trainer.py": {"trainer_ui"},
