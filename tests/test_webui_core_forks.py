@@ -68,7 +68,7 @@ class Setting:
     def __init__(self, host: Patched) -> None:
         self.host = host
         self.unet, self.encoder = modules()
-        if host.name == "Forge":
+        if host is forge.HOST:
             first = Objects(ModelPatcher(self.unet), CLIP(self.encoder))
         else:
             first = Objects(ReForgePatcher(self.unet), ReForgeClip(self.encoder))
@@ -80,7 +80,7 @@ class Setting:
         model, patches = self.model, {key: ("diff", (value,)) for key, value in lora.items()}
         model.forge_objects.unet = model.forge_objects_original.unet.clone()
         model.forge_objects.clip = model.forge_objects_original.clip
-        if self.host.name == "Forge":
+        if self.host is forge.HOST:
             model.forge_objects.unet.add_patches(filename=f"lora {id(lora)}", patches=patches)
         else:
             model.forge_objects.unet.add_patches(patches)
@@ -118,7 +118,7 @@ class Setting:
     def load(self) -> None:
         objects = self.model.forge_objects
         for patcher in (objects.unet, objects.clip.patcher):
-            if self.host.name == "Forge":
+            if self.host is forge.HOST:
                 patcher.refresh_loras()
             else:
                 patcher.patch_model()

@@ -12,8 +12,6 @@ from ..stack import Stack
 class Host(Protocol):
     """What the extension needs of a WebUI beyond what all of them have in common."""
 
-    name: str
-
     def install(self) -> None:
         """Ask the WebUI to tell of what happens to its models; after each load of scripts."""
         ...

@@ -18,8 +18,6 @@ from ..wrapping import wrap
 class A1111:
     """One model is in use at a time; `_p` is the processing object of what it wears."""
 
-    name = "AUTOMATIC1111"
-
     def __init__(self) -> None:
         self._patcher = Patcher()
         self._p: Any = None

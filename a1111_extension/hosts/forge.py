@@ -10,8 +10,7 @@ from torch import Tensor
 
 from shira_core.share import Share
 
-from ..stack import Stack
-from .patched import Patched, Shares
+from .patched import Patched, Shares, holder
 
 KIND = "shira"
 _NUMBERS = count()
@@ -20,33 +19,26 @@ _NUMBERS = count()
 class Forge(Patched):
     """A stack is one more file of patches, with a name that no other stack has had."""
 
-    name = "Forge"
-
     def install(self) -> None:
         super().install()
         lora.extra_weight_calculators[KIND] = _calculate
 
     def _without(self, patcher: Any) -> Any:
-        holder = _holder(patcher)
-        kept = {name: patches for name, patches in holder.lora_patches.items() if not _ours(name)}
-        if len(kept) == len(holder.lora_patches):
+        worn = holder(patcher).lora_patches
+        kept = {name: patches for name, patches in worn.items() if not _ours(name)}
+        if len(kept) == len(worn):
             return patcher
         clone = patcher.clone()
-        _holder(clone).lora_patches = kept
+        holder(clone).lora_patches = kept
         return clone
 
-    def _put(self, patcher: Any, shares: Shares, stack: Stack) -> None:
+    def _put(self, patcher: Any, shares: Shares) -> None:
         patches = {key: (KIND, share) for key, share in shares.items()}
         patcher.add_patches(filename=f"{KIND} {next(_NUMBERS)}", patches=patches)
 
 
 def _calculate(weight: Tensor, strength: float, share: Share) -> Tensor:
     return share.add(weight, strength)
-
-
-def _holder(patcher: Any) -> Any:
-    """Return what holds the patches: a text encoder has a patcher of its own."""
-    return getattr(patcher, "patcher", patcher)
 
 
 def _ours(identifier: tuple[str, ...]) -> bool:

@@ -47,12 +47,10 @@ class Dressed:
 
 
 class Patched(ABC):
-    """A host whose models are model patchers; `name` as people know it.
+    """A host whose models are model patchers.
 
     `_timed` is the denoiser's stack, by the host's names, where it is written in place.
     """
-
-    name: str
 
     def __init__(self) -> None:
         self._model: Callable[[], Any] = lambda: None
@@ -94,7 +92,7 @@ class Patched(ABC):
         """Return a clone without our patches; the patcher itself if it has none."""
 
     @abstractmethod
-    def _put(self, patcher: Any, shares: Shares, stack: Stack) -> None:
+    def _put(self, patcher: Any, shares: Shares) -> None:
         """Add patches to a clone."""
 
     def _source(self, patcher: Any) -> Any:
@@ -116,7 +114,7 @@ class Patched(ABC):
         shares = _shares(part, source, stack)
         made = source.clone() if shares else source
         if shares:
-            self._put(made, shares, stack)
+            self._put(made, shares)
             source.shira = made.shira = Dressed(source, made, stack)
         return made
 
@@ -144,6 +142,11 @@ class Patched(ABC):
                 self._patcher.take_off()
 
         return launch_sampling
+
+
+def holder(patcher: Any) -> Any:
+    """Return what holds the patches: a text encoder has a patcher of its own."""
+    return getattr(patcher, "patcher", patcher)
 
 
 def _objects(model: Any) -> list[Any]:

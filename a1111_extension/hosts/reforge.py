@@ -10,8 +10,7 @@ from torch import Tensor
 
 from shira_core.share import Share
 
-from ..stack import Stack
-from .patched import Patched, Shares
+from .patched import Patched, Shares, holder
 
 
 class ShiraAdapter(WeightAdapterBase):
@@ -40,25 +39,18 @@ class ShiraAdapter(WeightAdapterBase):
 class ReForge(Patched):
     """A stack is one patch on each weight."""
 
-    name = "reForge"
-
     def _without(self, patcher: Any) -> Any:
-        patches = _holder(patcher).patches
+        patches = holder(patcher).patches
         if not any(_is_ours(each) for found in patches.values() for each in found):
             return patcher
         clone = patcher.clone()
         kept = {key: [e for e in found if not _is_ours(e)] for key, found in patches.items()}
-        _holder(clone).patches = {key: found for key, found in kept.items() if found}
+        holder(clone).patches = {key: found for key, found in kept.items() if found}
         clone.add_patches({})  # gives the clone a name of its own, so that it is loaded anew
         return clone
 
-    def _put(self, patcher: Any, shares: Shares, stack: Stack) -> None:
+    def _put(self, patcher: Any, shares: Shares) -> None:
         patcher.add_patches({key: ShiraAdapter({key}, (share,)) for key, share in shares.items()})
-
-
-def _holder(patcher: Any) -> Any:
-    """Return what holds the patches: a text encoder has a patcher of its own."""
-    return getattr(patcher, "patcher", patcher)
 
 
 def _is_ours(patch: Any) -> bool:

@@ -59,9 +59,9 @@ def add(_: Any, app: FastAPI) -> None:
 
 def _roots() -> list[Path]:
     """Return the folders that the trainer may use, the one for its own files first."""
-    given = [getattr(shared.cmd_opts, name, None) for name in ("ckpt_dir",)]
     own = [Path(data_path) / "shira-trainer", Path(models_path), *folders()[1:]]
-    return [*own, *(Path(each) for each in given if each)]
+    checkpoints = getattr(shared.cmd_opts, "ckpt_dir", None)
+    return [*own, Path(checkpoints)] if checkpoints else own
 
 
 async def _answer(trainer: TrainerApp, request: Request, path: str) -> Response:
