@@ -44,7 +44,7 @@ TIMES = {
     "cold_ms": "from the file",
     "restore_ms": "take it off",
 }
-GREY, WARM = "#8a8a8a", "#d2532b"
+WARM = "#d2532b"
 COLOURS = ("#5e35b1", "#9575cd", WARM)
 BEGIN = "<!-- table: written by benchmarks/figures.py -->"
 END = "<!-- end of table -->"

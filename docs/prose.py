@@ -10,8 +10,9 @@ from typing import Any
 
 from griffe import Extension
 
-ABOUT = re.compile(r"(?P<names>\w+(?:(?:, | or )\w+)*): (?=\S)")
-NEW_PARAGRAPH = ("Raises ", "Memory: ")
+ABOUT = re.compile(r"^([a-z]\w*(?:(?:, | or )[a-z]\w*)*): (?=\S)", re.MULTILINE)
+NAME = re.compile(r"\b(?!or\b)\w+")
+ERRORS = re.compile(r"^(?=Raises )", re.MULTILINE)
 
 
 class Prose(Extension):
@@ -24,18 +25,9 @@ class Prose(Extension):
 
 def listed(text: str) -> str:
     """Return Markdown in which each line that begins with names and a colon is a list item."""
-    lines: list[str] = []
-    item = False
-    for line in text.splitlines():
-        about = ABOUT.match(line)
-        ends = item and line.startswith(NEW_PARAGRAPH)
-        if lines and lines[-1] and ((about and not item) or ends):
-            lines.append("")
-        if about:
-            names = re.sub(r"\w+", r"`\g<0>`", about["names"]).replace("`or`", "or")
-            line = f"- {names}: {line[about.end() :]}"
-        elif item and line and not ends:
-            line = f"  {line}"
-        item = bool(about) or (item and bool(line) and not ends)
-        lines.append(line)
-    return "\n".join(lines)
+    return ERRORS.sub("\n", ABOUT.sub(_item, text))
+
+
+def _item(about: re.Match[str]) -> str:
+    names = NAME.sub(r"`\g<0>`", about[1])
+    return f"\n- {names}: "
