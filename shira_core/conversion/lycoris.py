@@ -28,11 +28,13 @@ def change(parts: Mapping[str, Tensor], weight: Tensor) -> Tensor:
     module = package.make_module(family, weights, _LAYER, _stand_in(weight)) if family else None
     if module is None:
         raise ValueError("its parts are of no known family")
+    # LoHa's and LoKr's own get_diff_weight scale twice (lycoris-lora 4.1.3); they train with this:
+    own = hasattr(module, "get_weight")
+    found: Tensor = module.get_weight(weight.shape) if own else module.get_diff_weight()[0]
+    found = found.reshape(weight.shape)
     if "dora_scale" in parts:
-        merged: Tensor = module.get_merged_weight(1.0)[0]
-        return merged.reshape(weight.shape) - weight
-    found: Tensor = module.get_diff_weight(1.0)[0]
-    return found.reshape(weight.shape)
+        found = module.apply_weight_decompose(weight + found) - weight
+    return found
 
 
 def _package() -> Any:
