@@ -231,6 +231,8 @@ def test_yaml_reads_the_very_text(text, several):
         ("/home/anna/models/sd15.safetensors", "sd15.safetensors"),
         ("/Users/Anna Lee/my pics/", "my pics"),
         ("/home/anna", "(local path)"),
+        ("/home/anna maria", "(local path)"),
+        (r"C:\Users\Anna Lee", "(local path)"),
         (r"C:\Users\anna\pics\a.png", "a.png"),
         (r"D:/data/x", "x"),
         (r"\\server\share\anna\x", "x"),
@@ -432,6 +434,9 @@ def test_a_folder_with_one_adapter(tmp_path, capsys, monkeypatch, style):
     assert (told["url"], told["left_out"]) == ("", [])
     code, out, _ = command(capsys, "publish", "style-hub")
     assert "upload it with --push OWNER/NAME" in out
+    code, _, err = command(capsys, "publish", "style-hub", "--licence", "mit")
+    assert code == 1
+    assert "style-hub is built already" in err
     shutil.copy(style, tmp_path / "other.shira")
     assert command(capsys, "publish", tmp_path)[2] == (
         f"shira: {tmp_path} holds 2 .shira files: name the one to publish\n"
@@ -505,6 +510,16 @@ def test_progress_ends_with_everything(tmp_path, hub, style):
     assert hub.repositories["me/style"].private
 
 
+def test_a_person_stops_an_upload(tmp_path, hub, style):
+    def stop(done: int, total: int) -> None:
+        raise KeyError("stop")
+
+    folder = build(style, tmp_path / "out", About()).folder
+    with pytest.raises(KeyError):
+        push(folder, "me/style", token=TOKEN, endpoint=hub.address, progress=stop)
+    assert hub.repositories["me/style"].files == {}
+
+
 CREATE, COMMIT = ("POST", "repos/create"), ("POST", "/commit/")
 
 
@@ -521,6 +536,7 @@ CREATE, COMMIT = ("POST", "repos/create"), ("POST", "/commit/")
         (("PUT", "objects"), {"status": 413}, r"too large for the hub"),
         (("PUT", "objects"), {"cut": -1}, r"cannot be reached"),
         (COMMIT, {"status": 409}, r"changed at the same time"),
+        (COMMIT, {"status": 402, "body": b'{"error": "pay"}'}, r"refused it \(402: pay"),
         (COMMIT, {"status": 400, "body": b'{"error": "bad\\u001b[31m card"}'}, r"refused it"),
     ],
 )

@@ -83,6 +83,10 @@ def _bundle(args: argparse.Namespace) -> Bundle:
     from ..integrations import hub
 
     if args.source.is_dir() and hub.is_bundle(args.source):
+        if args.out or args.twin or _about(args) != hub.About(repository=args.push or ""):
+            raise InvalidValue(
+                f"{args.source} is built already: give the adapter itself to build another folder"
+            )
         return hub.Bundle(args.source, hub.contents(args.source))
     file = _only_adapter(args.source) if args.source.is_dir() else args.source
     out = args.out or Path(f"{file.stem}-hub")

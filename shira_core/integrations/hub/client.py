@@ -11,6 +11,7 @@ from typing import Any
 from ...atomic import NO_SPACE, explained
 from ...errors import HubError, MissingDependency, ShiraError
 
+_OF_DISKS = {*NO_SPACE, errno.EACCES, errno.EROFS, errno.EPERM}
 _SAYS = {
     400: "the hub refused it",
     401: "the hub does not know you: log in with `hf auth login`, or give a token",
@@ -20,6 +21,7 @@ _SAYS = {
     413: "it is too large for the hub",
     429: "the hub was asked too often",
 }
+_BROKEN = "the hub has a problem of its own: try again later"
 _GATED = "its authors ask for consent: accept their terms on its page, then `hf auth login`"
 
 
@@ -54,9 +56,6 @@ def asking(what: str, folder: Path | None = None) -> Iterator[None]:
         raise HubError(f"cannot {what}: {_meaning(chain)}") from error
 
 
-_OF_DISKS = {*NO_SPACE, errno.EACCES, errno.EROFS, errno.EPERM}
-
-
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error and what it was raised from, which is what the server said."""
     seen: set[int] = set()
@@ -87,7 +86,7 @@ def _answered(error: BaseException, response: Any) -> str:
     if response.status_code == 429:
         wait = str(response.headers.get("Retry-After") or "")
         return f"{_SAYS[429]}: try again in " + (f"{wait} s" if wait.isdigit() else "some minutes")
-    says = _SAYS.get(response.status_code, "the hub has a problem of its own: try again later")
+    says = _SAYS.get(response.status_code, _BROKEN if response.status_code >= 500 else _SAYS[400])
     detail = getattr(error, "server_message", None)
     return f"{says} ({response.status_code}{': ' + _short(detail) if detail else ''})"
 

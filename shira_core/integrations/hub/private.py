@@ -11,11 +11,12 @@ from ...header import Header
 
 UNNAMED = "(local path)"
 # An absolute path: "/a/b", "~/a", "C:\a", "\\host\a", "file:///a"; not the path of an address such
-# as "https://host/a", nor "a/b". A folder's name may hold spaces, the last name may not.
+# as "https://host/a", nor "a/b". A folder's name may hold spaces, the last name at a text's end.
 _FOLDERS = r"""(?:[^\s\\/:*?"'<>|](?:[^\\/:*?"'<>|\r\n]*[^\s\\/:*?"'<>|])?[\\/]+)*"""
 _PATH = re.compile(
     r"""(?:file:/+|(?<![\w./\\<])/(?=[^\s/])|(?<![\w./\\])~[\w.-]*[\\/]+|\b[A-Za-z]:[\\/]+(?=\S)"""
-    rf"""|(?<![\w\\:])\\\\+(?=\w))(?P<folders>{_FOLDERS})(?P<last>[^\\/:*?"'<>|\s]*)"""
+    rf"""|(?<![\w\\:])\\\\+(?=\w))(?P<folders>{_FOLDERS})"""
+    r"""(?P<last>[^\\/:*?"'<>|\r\n]*\Z|[^\\/:*?"'<>|\s]*)"""
 )
 
 

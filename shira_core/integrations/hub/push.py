@@ -22,7 +22,8 @@ def push(
     """Upload a folder of `build` to "owner/name", which is made if needed; return its address.
 
     token: by default the login of huggingface_hub. endpoint: of another hub. progress: called
-    with the bytes that are up and all bytes. The folder stays as it is, also when it fails.
+    with the bytes that are up and all bytes; what it raises stops the upload before anything is
+    visible. The folder stays as it is, also when it fails.
     Raises FileInvalid (the folder was changed), InvalidValue (repository), HubError (refused or
     not reached), and MissingDependency without huggingface_hub.
     """
@@ -30,16 +31,19 @@ def push(
     files = contents(folder)
     hub = client.library()
     api = hub.HfApi(endpoint=endpoint, token=token, library_name="shira")
-    with client.asking(f"push to {repository}"):
+    what = f"push to {repository}"
+    with client.asking(what):
         address = api.create_repo(repository, private=private or None, exist_ok=True)
         if private and not api.repo_info(repository).private:
             raise HubError(f"{repository} is public: push to another name, or leave out --private")
         additions = [hub.CommitOperationAdd(each.as_posix(), folder / each) for each in files]
         total, done = sum(each.upload_info.size for each in additions), 0
-        for each in additions:
+    for each in additions:
+        with client.asking(what):
             api.preupload_lfs_files(repository, additions=[each], free_memory=False)
-            done += each.upload_info.size
-            if progress:
-                progress(done, total)
+        done += each.upload_info.size
+        if progress:
+            progress(done, total)
+    with client.asking(what):
         api.create_commit(repository, additions, commit_message="Upload with shira publish")
     return str(address)
