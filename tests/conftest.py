@@ -12,6 +12,7 @@ import torch
 
 if TYPE_CHECKING:
     from full_size import FullSize
+    from hub_server import Hub
 
 
 @pytest.fixture(scope="session")
@@ -107,3 +108,14 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FullSize]:
         yield write_full_size(folder)
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A model hub on this computer; waiting between tries takes no time."""
+    from hub_server import serving
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with serving() as found:
+        yield found

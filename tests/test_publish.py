@@ -464,15 +464,6 @@ def test_bad_arguments_stop_before_anything(
 
 
 # ---- uploads ----
-@pytest.fixture
-def hub(monkeypatch):
-    """A hub; waiting between tries takes no time."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with serving() as found:
-        yield found
-
-
 def test_push_in_a_process_is_one_commit_of_the_folder(tmp_path):
     with serving() as hub:
         hub.fail("PUT", "/objects/", cut=-1)

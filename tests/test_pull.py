@@ -11,7 +11,7 @@ import torch
 from adapters import random_adapter
 from hub_server import TOKEN, serving
 from safetensors.torch import save
-from test_publish import Q, command, hub, names, process  # noqa: F401
+from test_publish import Q, command, names, process
 
 import shira_core as shira
 from shira_core.cli.pull import MODELS
@@ -37,7 +37,7 @@ def _place(tmp_path_factory):
     PLACE = tmp_path_factory.mktemp("raw")
 
 
-def pull(hub, folder, name=NAME, **options):  # noqa: F811
+def pull(hub, folder, name=NAME, **options):
     return fetch(name, folder, endpoint=hub.address, **{"token": TOKEN, **options})
 
 
@@ -70,7 +70,7 @@ def test_published_and_pulled_in_processes(tmp_path):
         assert (folder / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
 
-def test_a_cut_line_is_resumed(tmp_path, hub):  # noqa: F811
+def test_a_cut_line_is_resumed(tmp_path, hub):
     """The library writes blocks of 10 MB, and asks for the rest from there."""
     content = raw(shape=(1650, 1650), density=1.0, mask="struct", dtype=torch.float32)
     assert len(content) > 10_500_000
@@ -84,7 +84,7 @@ def test_a_cut_line_is_resumed(tmp_path, hub):  # noqa: F811
     assert ranges == ["", "bytes=10485760-"]
 
 
-def test_too_many_requests_are_waited_for(tmp_path, hub):  # noqa: F811
+def test_too_many_requests_are_waited_for(tmp_path, hub):
     hub.add(NAME, {"style.shira": raw()})
     hub.fail("HEAD", "resolve/", status=429, headers={"Retry-After": "3"})
     hub.fail("GET", "resolve/", status=429, headers={"Retry-After": "3"})
@@ -105,7 +105,7 @@ def test_too_many_requests_are_waited_for(tmp_path, hub):  # noqa: F811
         (["a.shira"], {"revision": "main"}, "a.shira"),
     ],
 )
-def test_which_file(tmp_path, hub, files, options, path):  # noqa: F811
+def test_which_file(tmp_path, hub, files, options, path):
     other = save({"model.diffusion_model.x": torch.zeros(2)})
     hub.add(NAME, {name: other if "other" in name else raw() for name in files})
     assert pull(hub, tmp_path / "to", **options).adapter == tmp_path / "to" / path
@@ -113,7 +113,7 @@ def test_which_file(tmp_path, hub, files, options, path):  # noqa: F811
     assert not hub.asked("GET", "other.*") or hub.asked("GET", "other.*")[0].get("range")
 
 
-def test_what_lies_beside_comes_along(tmp_path, hub):  # noqa: F811
+def test_what_lies_beside_comes_along(tmp_path, hub):
     told = {"activation text": "ink", "evil": "<script>", "notes": 5, "preferred weight": 0.7}
     files = {
         "v/a.shira": raw(),
@@ -132,13 +132,13 @@ def test_what_lies_beside_comes_along(tmp_path, hub):  # noqa: F811
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"[]", b'{"a": NaN}', b"{}", b"[" * 9999])
-def test_notes_that_are_none_stay_away(tmp_path, hub, content):  # noqa: F811
+def test_notes_that_are_none_stay_away(tmp_path, hub, content):
     hub.add(NAME, {"a.shira": raw(), "a.json": content})
     pull(hub, tmp_path)
     assert names(tmp_path) == ["a.shira"]
 
 
-def test_files_that_are_there(tmp_path, hub):  # noqa: F811
+def test_files_that_are_there(tmp_path, hub):
     hub.add(NAME, {"a.shira": raw(), "a.json": b'{"notes": "theirs"}', "a.png": b"theirs"})
     pull(hub, tmp_path)
     hub.requests.clear()
@@ -183,7 +183,7 @@ GATED = {"status": 403, "headers": {"X-Error-Code": "GatedRepo"}}
         ("resolve", {"cut": 300}, "cannot be reached"),
     ],
 )
-def test_failures_of_the_hub(tmp_path, hub, where, answer, message):  # noqa: F811
+def test_failures_of_the_hub(tmp_path, hub, where, answer, message):
     hub.add(NAME, {"a.png": b"p", "style.shira": raw()})
     for method in ("GET", *(["HEAD"] if answer.get("cut") is None else [])):
         hub.fail(method, where, times=99, **answer)
@@ -202,7 +202,7 @@ def other(content, at=-1):
     return bytes(changed)
 
 
-def test_wrong_hashes(tmp_path, hub):  # noqa: F811
+def test_wrong_hashes(tmp_path, hub):
     good, picture = raw(), b"picture"
     hub.add(NAME, {"a.shira": good, "a.png": picture})
     for name, content in (("shira", good), ("png", picture)):
@@ -220,7 +220,7 @@ def test_wrong_hashes(tmp_path, hub):  # noqa: F811
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_that_are_no_adapters(tmp_path, hub):  # noqa: F811
+def test_files_that_are_no_adapters(tmp_path, hub):
     good = raw()
     cases = {
         "cut short": good[:-3],
@@ -252,7 +252,7 @@ def test_files_that_are_no_adapters(tmp_path, hub):  # noqa: F811
         (["a.shira"], {"name": "../x"}, InvalidValue, "write owner/name"),
     ],
 )
-def test_what_cannot_be_chosen(tmp_path, hub, files, options, error, message):  # noqa: F811
+def test_what_cannot_be_chosen(tmp_path, hub, files, options, error, message):
     model = save({"model.diffusion_model.x": torch.zeros(2)})
     hub.add(NAME, {name: raw() if name.endswith(".shira") else model for name in files})
     with pytest.raises(error, match=re.escape(message)):
@@ -268,7 +268,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names(tmp_path, hub, name):  # noqa: F811
+def test_hostile_names(tmp_path, hub, name):
     hub.add(NAME, {name: raw()})
     (tmp_path / "to").mkdir()
     with pytest.raises(FileInvalid, match="in the repository is") as caught:
@@ -299,7 +299,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
-def test_folders_that_cannot_be(tmp_path, hub):  # noqa: F811
+def test_folders_that_cannot_be(tmp_path, hub):
     hub.add(NAME, {"a.shira": raw()})
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(WriteFailed):
@@ -324,7 +324,7 @@ def test_where_files_go(tmp_path, capsys, monkeypatch):
         command(capsys, "pull", NAME, "--to", "a", "--webui", "b")
 
 
-def test_what_is_pulled_loads_where_it_was_made(tmp_path, hub):  # noqa: F811
+def test_what_is_pulled_loads_where_it_was_made(tmp_path, hub):
     raw(title="Ink", triggers=("ink",))
     push(
         build(PLACE / "1.shira", tmp_path / "out", About()).folder,
