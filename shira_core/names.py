@@ -27,6 +27,9 @@ _PREFIXES = {
     "text_encoders.clip_l.": "te1",
     "text_encoders.clip_g.": "te2",
     "text_encoders.t5xxl.": "te3",
+    "text_encoder.": "te1",
+    "text_encoder_2.": "te2",
+    "text_encoder_3.": "te3",
     "first_stage_model.": "vae",
     "vae.": "vae",
 }

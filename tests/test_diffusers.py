@@ -9,6 +9,7 @@ import itertools
 import math
 import weakref
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -244,6 +245,85 @@ def test_lora_and_compilation_wrap_the_same_weights() -> None:
     assert equal(sd.snapshot(pipe), base)
 
 
+def flux() -> Any:
+    """A pipeline without a UNet, whose checkpoints no key map knows."""
+    import diffusers
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = diffusers.FluxTransformer2DModel(
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=48,
+            pooled_projection_dim=48,
+            axes_dims_rope=(4, 4, 8),
+        )
+    return diffusers.FluxPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=None,
+        text_encoder=sd.module("sd15", "te1", "tiny"),
+        tokenizer=None,
+        text_encoder_2=None,
+        tokenizer_2=None,
+        transformer=transformer,
+    )
+
+
+def own_names(module: nn.Module, prefix: str = "", seed: int = 0) -> Adapter:
+    with shira.training.finetune(module, "rand", names=lambda name: prefix + name) as run:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            run.parameters()[0].normal_(generator=generator)
+        return run.adapter()
+
+
+@pytest.mark.parametrize("part", ["transformer", "text_encoder"])
+def test_a_file_with_the_modules_own_names_fits_any_pipeline(part: str, tmp_path: Path) -> None:
+    pipe = flux()
+    module = getattr(pipe, part)
+    path = tmp_path / "own.shira"
+    own_names(module, "" if part == "transformer" else f"{part}.").save(path)
+    base = {name: weight.clone() for name, weight in module.state_dict().items()}
+    plain = own_names(module)
+    with shira.apply(module, [(plain, 0.5)]):
+        wanted = {name: weight.clone() for name, weight in module.state_dict().items()}
+    assert not equal(wanted, base)
+    with load_shira(pipe, path, 0.5):
+        assert equal(module.state_dict(), wanted)
+    assert equal(module.state_dict(), base)
+    te1_off = shira.Alpha(0.5, components={"te1": 0.0})
+    with load_shira(pipe, path, te1_off):
+        assert equal(module.state_dict(), wanted if part == "transformer" else base)
+
+
+def test_own_names_fit_a_known_architecture_too() -> None:
+    pipe = pipeline("sd15")
+    both = [(own_names(pipe.unet), 0.5), (adapter_for(pipe, "sd15"), 0.1)]
+    base = sd.snapshot(pipe)
+    first, second = (load_shira(pipe, *each) for each in both)
+    mixed = sd.snapshot(pipe)
+    first.remove()
+    assert not equal(sd.snapshot(pipe), mixed)
+    second.remove()
+    assert equal(sd.snapshot(pipe), base)
+
+
+def no_map() -> tuple[Any, Adapter]:
+    name = "double_blocks.0.img_attn.qkv.weight"
+    delta = SparseDelta(Mask((96, 32), torch.tensor([0])), torch.ones(1))
+    return flux(), Adapter(Header(), MemoryWeights({name: delta}))
+
+
+def smaller() -> tuple[Any, Adapter]:
+    pipe = flux()
+    adapter = own_names(pipe.transformer)
+    weights = {n: adapter.weights[n] for n in adapter.weights}
+    weights["transformer_blocks.7.attn.to_q.weight"] = weights.popitem()[1]
+    return pipe, Adapter(Header(), MemoryWeights(weights))
+
+
 def other_architecture() -> tuple[Any, Adapter]:
     return pipeline("sdxl"), adapter_for(pipeline("sd15"), "sd15")
 
@@ -281,7 +361,9 @@ def offloaded() -> tuple[Any, Adapter]:
         (other_architecture, ArchitectureMismatch, r"compact SD1\.5 and the pipeline is SDXL"),
         (other_architecture_back, ArchitectureMismatch, r"SDXL and the pipeline is compact SD1\.5"),
         (other_width, ShapeMismatch, "4x320x3x3 in the adapter and 4x32x3x3 in the model"),
-        (without_unet, InvalidValue, "object has no UNet"),
+        (without_unet, InvalidValue, "object has no UNet and no transformer"),
+        (no_map, ArchitectureMismatch, r"no map from diffusers .*use one of SD1\.5"),
+        (smaller, WeightMissing, r"changes transformer_blocks\.7\.attn\.to_q\.weight"),
         (fused, InvalidValue, r"unfuse_qkv_projections\(\) first"),
         (offloaded, InvalidValue, r"before enable_sequential_cpu_offload\(\)"),
     ],

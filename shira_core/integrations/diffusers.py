@@ -1,10 +1,14 @@
-"""Apply adapters to a diffusers pipeline in place (Stable Diffusion 1.x, 2.x and XL).
+"""Apply adapters to a diffusers pipeline in place.
 
     from shira_core.integrations.diffusers import load_shira
 
     style = load_shira(pipe, "style.shira", alpha=0.8)
     style.set_alpha(0.5)
     style.remove()          # the pipeline's weights are the base's again, bit for bit
+
+A file with checkpoint names fits pipelines of Stable Diffusion 1.x, 2.x and XL. A file with the
+names of the pipeline's own modules fits any pipeline: those of its UNet or transformer are bare, as
+`finetune(pipe.transformer)` gives them, those of text encoders follow `text_encoder.`.
 
 Adapters that change the same weights cannot each keep originals of their own: removed in another
 order than loaded, they would give wrong ones back. So all adapters of one set of modules share one
@@ -27,30 +31,27 @@ from ..alpha import Alpha
 from ..errors import ArchitectureMismatch, InvalidValue
 from ..file import load
 from ..stack import Stack
-from ..translate import translated
+from ..translate import Source, translated
 
 Modules = Mapping[str, nn.Module]
-_PARTS = {"unet": "unet", "text_encoder": "te1", "text_encoder_2": "te2"}
+_DENOISERS = ("unet", "transformer")
+_TEXT_ENCODERS = {"text_encoder": "te1", "text_encoder_2": "te2", "text_encoder_3": "te3"}
 
 
 def load_shira(pipe: Any, adapter: str | Path | Adapter, alpha: Alpha | float = 1.0) -> Loaded:
-    """Add an adapter to a pipeline's UNet and text encoders, in place, all or nothing.
+    """Add an adapter to a pipeline's denoiser and text encoders, in place, all or nothing.
 
-    pipe: a StableDiffusionPipeline, StableDiffusionXLPipeline or one of their relatives. Load
-    adapters before `enable_sequential_cpu_offload()`; moving the pipeline later is fine.
+    pipe: any pipeline with a `unet` or `transformer`. Load adapters before
+    `enable_sequential_cpu_offload()`; moving the pipeline later is fine.
     adapter: a `.shira` file or an open adapter. alpha: a number or an Alpha.
     Raises ArchitectureMismatch, WeightMissing, ShapeMismatch, FileInvalid and InvalidValue.
     """
     modules = _modules(pipe)
     opened = adapter if isinstance(adapter, Adapter) else load(adapter)
     weights = {part: _weights(module) for part, module in modules.items()}
-    architecture = keymaps.architecture({n: tuple(w.shape) for n, w in weights["unet"].items()})
-    _check_architecture(opened, architecture)
-    sources = _joined(
-        {part: keymaps.sources(architecture, _PARTS[part], own) for part, own in weights.items()}
-    )
+    fitting = translated(opened, _sources(opened, weights))
     shared = _shared(modules, _joined(weights))
-    loaded = Loaded(shared, translated(opened, sources))
+    loaded = Loaded(shared, fitting)
     shared.change({**shared.alphas, loaded: alpha})
     return loaded
 
@@ -136,24 +137,50 @@ def _references(modules: Modules) -> dict[str, weakref.ref[nn.Module]]:
 
 def _modules(pipe: Any) -> dict[str, nn.Module]:
     """Return the pipeline's modules that an adapter can change, as they are without compilation."""
-    found = {part: getattr(pipe, part, None) for part in _PARTS}
+    found = {part: getattr(pipe, part, None) for part in (*_DENOISERS, *_TEXT_ENCODERS)}
     modules = {
         part: getattr(module, "_orig_mod", module)
         for part, module in found.items()
         if isinstance(module, nn.Module)
     }
-    if "unet" not in modules:
+    denoisers = [modules[part] for part in _DENOISERS if part in modules]
+    if not denoisers:
         raise InvalidValue(
-            f"{type(pipe).__name__} has no UNet: adapters can be loaded into pipelines of Stable "
-            "Diffusion 1.x, 2.x and XL"
+            f"{type(pipe).__name__} has no UNet and no transformer: load the adapter into a "
+            "pipeline that has one"
         )
-    processors = getattr(modules["unet"], "attn_processors", {})
+    processors = getattr(denoisers[0], "attn_processors", {})
     if any("Fused" in type(processor).__name__ for processor in processors.values()):
         raise InvalidValue(
             "the pipeline computes with fused copies of the weights that adapters change: call "
             "unfuse_qkv_projections() first"
         )
     return modules
+
+
+def _sources(adapter: Adapter, weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Source]:
+    """Return where each weight of the pipeline lies in the adapter's file.
+
+    Raises ArchitectureMismatch when its names are neither the pipeline's own nor those of a
+    checkpoint of the pipeline's architecture.
+    """
+    own = {
+        f"{part}.{name}": Source(name if part in _DENOISERS else f"{part}.{name}")
+        for part, named in weights.items()
+        for name in named
+    }
+    if any(source.name in adapter.weights for source in own.values()):
+        return own
+    unet = weights.get("unet", {})
+    architecture = keymaps.architecture({name: tuple(w.shape) for name, w in unet.items()})
+    _check_architecture(adapter, architecture)
+    components = {**dict.fromkeys(_DENOISERS, "unet"), **_TEXT_ENCODERS}
+    return _joined(
+        {
+            part: keymaps.sources(architecture, components[part], named)
+            for part, named in weights.items()
+        }
+    )
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:

@@ -29,6 +29,8 @@ class Chosen:
 def choose(module: nn.Module, layers: Layers | None = None) -> list[Chosen]:
     """Return the Linear and Conv weights to train, each once, in the module's order.
 
+    GPT-2's `Conv1D` of transformers is a Linear whose weight lies transposed, (inputs, outputs).
+
     layers: None for all; a predicate of (layer name, layer); or patterns that match the layer's or
     the weight's whole name, `*` and `?` being wildcards: "mid.to_q", "*.attn2.*".
     Raises InvalidValue when nothing, or nothing for one of the patterns, is found.
@@ -53,7 +55,7 @@ def _candidates(module: nn.Module) -> list[tuple[str, nn.Module, nn.Parameter]]:
     return [
         (name, layer, weight)
         for name, layer in module.named_modules()
-        if isinstance(layer, LAYER_TYPES)
+        if (isinstance(layer, LAYER_TYPES) or type(layer).__name__ == "Conv1D")
         and isinstance(weight := layer._parameters.get("weight"), nn.Parameter)
     ]
 
