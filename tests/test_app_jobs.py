@@ -183,6 +183,24 @@ def test_a_job_can_be_stopped_before_its_first_step(
     assert not job.folder.exists()
 
 
+def test_where_there_are_no_signals_a_file_asks_to_stop(
+    store: Store,
+    runners: Callable[[], Runner],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "SIGNALS", False)
+    runner = runners()
+    job = store.add("a job", toml(tmp_path / "style.shira", steps=500))
+    wait(lambda: progress(store.get(job.id)).step >= 2)
+    runner.stop(job.id)
+    wait(lambda: store.get(job.id).state == "stopped")
+    told = progress(store.get(job.id))
+    assert told.checkpoint == told.step < 500
+    assert shira.load(told.checkpoints[-1].path).entries
+    assert not (job.run_folder / "stop").exists()
+
+
 def _starts(job: Job) -> list[str]:
     lines = (job.run_folder / "events.jsonl").read_text().splitlines()
     return [line for line in lines if '"event":"start"' in line]

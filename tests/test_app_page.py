@@ -77,6 +77,7 @@ def test_from_pictures_to_an_adapter(
     finally:
         again.kill()
     _check(home, models)
+    assert not served.blocked
 
 
 def _pictures(page: Page, home: Path) -> None:

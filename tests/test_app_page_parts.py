@@ -29,6 +29,7 @@ from trainer_ui.engine.config import Config, dump, load
 
 TOKEN = "s3cret"
 HOST = {"host": "127.0.0.1:7870"}
+CROSS = {"sec-fetch-site": "cross-site"}
 AWAY = {"host": "trainer.example:7870"}
 
 
@@ -43,6 +44,15 @@ AWAY = {"host": "trainer.example:7870"}
         ("", {**HOST, "origin": "http://127.0.0.1:7870"}, "", 200),
         ("", {**HOST, "origin": "https://evil.example"}, "", 403),
         ("", {**HOST, "origin": "null"}, "", 403),
+        ("", {**HOST, **CROSS, "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}, "", 403),
+        ("", {**HOST, **CROSS, "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}, "", 403),
+        (
+            "",
+            {**HOST, **CROSS, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"},
+            "",
+            200,
+        ),
+        ("", {**HOST, "sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}, "", 200),
         ("", HOST, "token=", 200),
         (TOKEN, HOST, "", 403),
         (TOKEN, AWAY, "token=wrong", 403),
@@ -212,6 +222,8 @@ def test_start_queues_what_the_page_says_once(desk: Desk) -> None:
     assert {n: getattr(chosen, n) for n in presets.read("low-memory")} == presets.read("low-memory")
     form.keep(*given)
     assert fields.kept_values(desk.draft.read()) == values
+    old = {"steps": "many", "mask": "best", "flip": "yes", "trigger": 5, "gone": 1, "lr": None}
+    assert fields.kept_values(old) == {"lr": None}
 
 
 def test_the_chart_shows_numbers() -> None:

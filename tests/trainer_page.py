@@ -26,6 +26,22 @@ SIZE = {"width": 1400, "height": 900}
 FRAME = "html"
 
 
+# Serves, and says which callback of the event loop has computed for more than 0.2 s at once.
+WATCHED = """
+import asyncio.events, sys, time
+from shira_core.cli import main
+run = asyncio.events.Handle._run
+def watched(handle):
+    start = time.thread_time()
+    run(handle)
+    if time.thread_time() - start > 0.2:
+        print("BLOCKED", handle, file=sys.stderr, flush=True)
+asyncio.events.Handle._run = watched
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
 @dataclass
 class Served:
     """A running trainer, and where it keeps its files."""
@@ -35,23 +51,32 @@ class Served:
     roots: tuple[Path, ...]
     log: Path
 
+    @property
+    def blocked(self) -> list[str]:
+        """Callbacks that kept the event loop from all others."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [line for line in lines if line.startswith("BLOCKED")]
+
     def kill(self) -> None:
         """End it at once, as a power cut would."""
         self.process.kill()
         self.process.wait()
 
 
-def serve(roots: tuple[Path, ...], log: Path) -> Served:
+def serve(roots: tuple[Path, ...], log: Path, **environment: str) -> Served:
     """Start the trainer and wait until it answers."""
     with socket.socket() as found:
         found.bind((HERE, 0))
         port = found.getsockname()[1]
     folders = [part for root in roots for part in ("--root", str(root))]
+    program = log.with_name("watched.py")
+    program.write_text(WATCHED, encoding="utf-8")
+    more = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "shira_core.cli", "trainer", "--port", str(port), *folders],
+            [sys.executable, str(program), "trainer", "--port", str(port), *folders],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **more},
             stdout=output,
             stderr=output,
         )

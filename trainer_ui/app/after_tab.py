@@ -34,7 +34,13 @@ class AfterTab:
     def build(self) -> None:
         """Draw the tab."""
         with gr.Row():
-            self.job = gr.Dropdown([], label="job", scale=4, elem_id="after-job")
+            self.job = gr.Dropdown(
+                [],
+                label="job",
+                info="trainings of the queue that have written an adapter",
+                scale=4,
+                elem_id="after-job",
+            )
             self.again = gr.Button(
                 "Look again", size="sm", scale=0, min_width=150, elem_id="after-again"
             )

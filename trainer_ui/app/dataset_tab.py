@@ -69,7 +69,9 @@ class DatasetTab:
     def _bulk(self) -> None:
         with gr.Accordion("Change many captions", open=False):
             with gr.Row():
-                self.words = gr.Textbox(label="words to put before every caption")
+                self.words = gr.Textbox(
+                    label="words to put before every caption", elem_id="prepend-words"
+                )
                 self.show_before = gr.Button("Look at it", elem_id="prepend")
             with gr.Row():
                 self.old = gr.Textbox(label="search", elem_id="search-old")

@@ -98,9 +98,18 @@ def form_value(name: str, value: Any) -> Any:
 
 def kept_values(kept: Mapping[str, Any]) -> dict[str, Any]:
     """Return values of components that were kept, without those that are none any more."""
-    known = {name: value for name, value in kept.items() if name in NAMES}
-    chosen = {name: [each for _, each in choices(name)] for name in known}
-    return {n: v for n, v in known.items() if not chosen[n] or v in chosen[n]}
+    return {n: v for n, v in kept.items() if n in NAMES and _fits(n, v)}
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Tell whether a component can hold a value: another version may have kept it."""
+    field = Config.model_fields[name]
+    kind = plain(field.annotation)
+    if chosen := choices(name):
+        return value in [each for _, each in chosen]
+    if kind in (int, float):
+        return value is None or type(value) in (int, float)
+    return isinstance(value, bool if kind is bool else str)
 
 
 def plain(annotation: Any) -> Any:

@@ -21,7 +21,7 @@ class Guard:
     With a token: it comes in a header (from a WebUI's server), a cookie, or once in the address
     (`?token=`), which sets the cookie. Without: only for addresses of this machine, since a page of
     another site can reach it under a name of its own (DNS rebinding). Pages of other sites may
-    change nothing either way.
+    only link to it: they change nothing, and can neither frame it nor show its pictures.
     """
 
     def __init__(self, app: App, token: str) -> None:
@@ -46,12 +46,21 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             return False
+        if headers.get("sec-fetch-site") == "cross-site" and not _is_link(headers):
+            return False
         if not self._token:
             return _host(host) in HERE
         return self._is(_cookie(headers.get("cookie", "")))
 
     def _is(self, given: str) -> bool:
         return bool(self._token) and secrets.compare_digest(given.encode(), self._token.encode())
+
+
+def _is_link(headers: dict[str, str]) -> bool:
+    """Tell whether a browser shows the page itself, not in a frame and not a part of it."""
+    return headers.get("sec-fetch-mode") == "navigate" and (
+        headers.get("sec-fetch-dest") == "document"
+    )
 
 
 def _host(text: str) -> str:

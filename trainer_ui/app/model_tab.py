@@ -75,8 +75,9 @@ class ModelTab:
                     height=300,
                     elem_id="mask-picture",
                 )
-        self.counts = widgets.markup("counts")
-        self.plan = widgets.markup("plan")
+        with gr.Row():
+            self.counts = widgets.markup("counts", min_width=300)
+            self.plan = widgets.markup("plan", min_width=300)
         self.form.add_section(AdapterSettings)
         self.form.add_section(ModelSettings)
 

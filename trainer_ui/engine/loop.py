@@ -80,7 +80,7 @@ def _train(
     steps.look()
     with tuning.start(config, opened.base, steps.losses.calibration, processes) as tuned:
         steps.begin(tuned, say, warn)
-        with GracefulStop() as stop:
+        with GracefulStop(config.run_folder) as stop:
             stopped = False
             with Display(config.steps, steps.state.done, quiet=not processes.first) as display:
                 while not steps.over and not stopped:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NAME = "stop"  # of the file in a run's folder that asks the same, for systems without signals
 
 
 class GracefulStop:
-    """Context in which the first signal only sets `asked`; the handlers before are put back."""
+    """Context in which the first signal only sets `asked`; the handlers before are put back.
 
-    def __init__(self) -> None:
-        self.asked = False
+    folder: of the run. A file named `stop` in it asks for the same, and is removed in the end.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file, self._signalled = folder / NAME, False
         self._before: dict[int, Any] = {}
+
+    @property
+    def asked(self) -> bool:
+        """Whether the run is to stop after its step."""
+        return self._signalled or self._file.exists()
 
     def __enter__(self) -> GracefulStop:
         if threading.current_thread() is threading.main_thread():
@@ -30,8 +40,9 @@ class GracefulStop:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._file.unlink(missing_ok=True)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self._signalled:
             raise KeyboardInterrupt
-        self.asked = True
+        self._signalled = True

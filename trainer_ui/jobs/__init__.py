@@ -1,6 +1,7 @@
 """Training jobs: a queue on disk, the processes that train, and how far they are.
 
-job <- store <- runner (with process, outcome); progress (with follow) reads what a run tells.
+job <- store <- progress (with follow), which reads what a run tells <- runner (with process,
+outcome).
 """
 
 from .job import Job, JobRefused

@@ -15,9 +15,12 @@ from typing import Any
 
 import psutil
 
+from ..engine.stop import NAME
+
 MODULE = "trainer_ui.engine"
 ROOT = Path(__file__).resolve().parents[2]
 
+SIGNALS = sys.platform != "win32"  # there `terminate` ends a process at once
 if sys.platform == "win32":
     DETACHED: dict[str, Any] = {
         "creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
@@ -61,12 +64,16 @@ def over(process: psutil.Process) -> bool:
     return True
 
 
-def stop(process: psutil.Process) -> None:
+def stop(process: psutil.Process, folder: Path, trains: bool) -> None:
     """Ask a process to stop after its step; before the first one, or asked twice, it ends at once.
 
-    Not by SIGINT: that is ignored until the first step where a shell started us with `&`. On
-    Windows it ends at once, and a resumed run goes on from the last checkpoint.
+    folder: of its run. trains: whether it is past its first step.
+    Not by SIGINT: that is ignored until the first step where a shell started us with `&`.
     """
+    file = folder / NAME
+    if not SIGNALS and trains and not file.exists():
+        file.touch()
+        return
     try:
         process.terminate()
     except psutil.NoSuchProcess:

@@ -16,6 +16,7 @@ from ..engine.lock import locked
 from . import process
 from .job import Job, JobRefused, State
 from .outcome import outcome, resumable
+from .progress import progress
 from .store import Store
 
 INTERVAL = 0.5  # seconds between two looks
@@ -111,7 +112,7 @@ class Runner:
             return
         self._processes[job.id] = running
         if job.state == "stopping" and not job.message:
-            process.stop(running)
+            process.stop(running, job.run_folder, progress(job).seconds_left is not None)
             self.store.set_state(job.id, "stopping", ASKED)
 
     def _start_next(self) -> None:
@@ -131,6 +132,7 @@ class Runner:
             job.folder.mkdir(parents=True, exist_ok=True)
             with atomic_write(job.config, overwrite=True) as target:
                 target.write_text(job.toml, encoding="utf-8")
+            (job.run_folder / process.NAME).unlink(missing_ok=True)  # of a process that was killed
             self._processes[job.id] = process.start(job.config, job.log, flags)
         except JobRefused:
             return
