@@ -376,6 +376,9 @@ REFUSED = [
     (["{style}", "-o", "{out}", "--to", "peft"], "cannot hold 1 of the 3 weights"),
     (["{style}", "-o", "{out}.shira", "--density", "2"], "is no share"),
     (["{style}", "-o", "{out}/no/x.shira"], "make its folder first"),
+    (["{style}", "-o", "{out}/no/x", "--to", "lora"], "make its folder first"),
+    (["{style}", "-o", "{out}" + "x" * 300, "--to", "lora"], "cannot write"),
+    (["{style}" + "x" * 300, "-o", "{out}.shira"], "cannot be read"),
     (["{style}", "-o", "{out}.shira", "--base", "{style}"], "no weight of the model lies there"),
     (["{lora}", "-o", "{out}.shira"], "needs the model that it was made for: add --base"),
     (["{lora}", "-o", "{out}", "--to", "peft", "--base", "{old}"], "is a LoRA: convert it to a"),
@@ -414,3 +417,37 @@ def test_command_lines_that_are_not_understood(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert convert(capsys, *arguments)[0] == 2
+
+
+# ---- from LoRAs ----
+def test_a_lora_of_full_rank_comes_back_as_the_adapter(
+    capsys: pytest.CaptureFixture[str], style: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("diffusers")
+    import sd_modules as sd
+
+    with torch.device("meta"):
+        modules = {c: sd.module("sd15", c, "tiny") for c in ("unet", "te1")}
+    shapes = {}
+    for component, sources in sd.sources("sd15", modules).items():
+        own = {name: weight.shape for name, weight in modules[component].state_dict().items()}
+        shapes |= sd.checkpoint_shapes(sources, own)
+    base = tmp_path / "base.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, base)
+    names = [name for name in shapes if "attn1" in name or "self_attn.q_proj" in name]
+    given = random_adapter(
+        {n: shapes[n] for n in names if n.endswith(".weight")}, 0, architecture="sd15"
+    )
+    lora, back = tmp_path / "lora.safetensors", tmp_path / "back.shira"
+    path = given.save(tmp_path / "given.shira")
+    options = ("--to", "lora", "--rank", 64, "--dtype", "float32")
+    assert convert(capsys, path, "-o", lora, *options)[0] == 0
+    options = ("--base", base, "--density", 1, "--dtype", "float32", "--scale", 0.5)
+    code, text, _ = convert(capsys, lora, "-o", back, *options)
+    assert code == 0
+    assert "kept of it" in text
+    found = shira.load(back)
+    assert set(found.weights) == set(given.weights)
+    for name in given.weights:
+        wanted = given.weights[name].dense() / 2
+        assert torch.allclose(found.weights[name].dense(), wanted, atol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +102,8 @@ def _target(args: argparse.Namespace) -> str:
     kind = args.to or {".shira": "shira", ".safetensors": "safetensors"}.get(args.out.suffix)
     if kind is None:
         raise InvalidValue(f"{args.out} does not tell its kind: add --to {', '.join(KINDS)}")
-    if args.out.exists() and args.input.exists() and args.out.samefile(args.input):
+    paths = (args.out, args.input)
+    if all(map(os.path.exists, paths)) and os.path.samefile(*paths):
         raise InvalidValue(f"{args.out} is the input: give -o another name")
     if kind == "peft":
         from ..conversion.peft_folder import refuse_existing as refuse_adapters
@@ -117,7 +119,7 @@ def _kind(path: Path) -> str:
     from ..conversion.lora import is_lora
     from ..format import KEY
 
-    if path.is_dir():
+    if os.path.isdir(path):
         return "peft"
     container = read_header(path)
     if KEY in container.metadata:

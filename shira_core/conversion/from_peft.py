@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,11 +55,6 @@ class _Known:
     places: Mapping[str, _Place]
 
 
-def is_peft(path: Path) -> bool:
-    """Tell whether a path is a folder with adapters of PEFT, in itself or for parts of a model."""
-    return bool(_folders(path))
-
-
 def from_peft(folder: Path, base: Path | None = None) -> Adapter:
     """Return the adapter under checkpoint names, in memory.
 
@@ -86,9 +82,9 @@ def from_peft(folder: Path, base: Path | None = None) -> Adapter:
 
 def _folders(path: Path) -> dict[Path, str]:
     """Return the folders with adapters, and the component that each is called after."""
-    if (path / CONFIG).is_file():
+    if os.path.isfile(path / CONFIG):
         return {path: ""}
-    return {path / n: c for c, n in PARTS.items() if (path / n / CONFIG).is_file()}
+    return {path / n: c for c, n in PARTS.items() if os.path.isfile(path / n / CONFIG)}
 
 
 def _noted(adapter: Adapter, folder: Path) -> Header:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def write(folders: Mapping[Path, PeftShira], *, overwrite: bool = False) -> None
         text = json.dumps(shira.config, indent=2, sort_keys=True, ensure_ascii=False)
         contents[folder / CONFIG] = text.encode()
         contents[folder / WEIGHTS] = save(_tensors(shira), metadata=dict(shira.metadata))
-    made = [folder for folder in folders if not folder.exists()]
+    made = [folder for folder in folders if not os.path.exists(folder)]
     try:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -88,9 +89,9 @@ def write(folders: Mapping[Path, PeftShira], *, overwrite: bool = False) -> None
 def refuse_existing(folders: Iterable[Path], overwrite: bool) -> None:
     """Raise FileExists when a folder has an adapter that must stay, or is a file."""
     for folder in folders:
-        if folder.exists() and not folder.is_dir():
+        if os.path.exists(folder) and not os.path.isdir(folder):
             raise FileExists(f"{folder} is a file: name a folder")
-        if not overwrite and any((folder / name).exists() for name in (CONFIG, WEIGHTS)):
+        if not overwrite and any(os.path.exists(folder / name) for name in (CONFIG, WEIGHTS)):
             raise FileExists(f"{folder} has an adapter: choose another folder or add --overwrite")
 
 

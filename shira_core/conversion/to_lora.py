@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .. import keymaps
@@ -49,7 +49,7 @@ class Lora:
         """Write a safetensors file atomically; raises FileExists, WriteFailed."""
         refuse_existing(path, overwrite)
         with atomic_write(path, overwrite) as temporary:
-            save_file(dict(self.tensors), temporary, metadata=dict(self.metadata))
+            temporary.write_bytes(save(dict(self.tensors), metadata=dict(self.metadata)))
         return path
 
 
