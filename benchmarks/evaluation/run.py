@@ -18,7 +18,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +119,24 @@ def do(workers: ProcessPoolExecutor, jobs: list[Job], options: argparse.Namespac
     started, count = time.monotonic(), 0
     for finished in as_completed(waiting):
         if not finished.cancelled():
-            with options.out.open("a", encoding="utf-8") as file:
-                for record in finished.result():
-                    file.write(json.dumps(record) + "\n")
+            append(options.out, finished, waiting[finished])
             count += len(waiting[finished])
             left = (time.monotonic() - started) / count * (len(jobs) - count)
             print(f"{jobs[0].phase}: {count} of {len(jobs)}, {left:.0f} s left", flush=True)
         if time.monotonic() > options.until:
             for each in waiting:
                 each.cancel()
+
+
+def append(out: Path, finished: Future[list[dict[str, Any]]], lot: list[Job]) -> None:
+    """Append results; of a failure only tell, so that the others go on. It is tried again later."""
+    try:
+        found = finished.result()
+    except Exception as error:
+        print(f"{lot[0].phase} {lot[0].key}: {type(error).__name__}: {error}", flush=True)
+        return
+    with out.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in found)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ import paths
 import torch
 from autoencoder import as_input
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from drawn import DRAWN, with_drawn
+from drawn import DRAWN
 from judge import Judge, read_judge
 from models import CONTEXT, SCALE, alphas_cumprod, encode_text
 from pictures import STYLES, load_pictures
+from samples import in_style
 from tasks import Asked
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -55,16 +56,20 @@ class World:
         return alphas_cumprod(self.device)
 
     @cached_property
-    def _drawings(self) -> tuple[list[str], Tensor]:
+    def _pictures(self) -> tuple[list[str], Tensor]:
         names, pictures = load_pictures(self.data)
-        return names, with_drawn(pictures.to(self.device))
+        return names, pictures.to(self.device)
 
     def drawings(self, wanted: Sequence[Asked]) -> Tensor:
         """Return the true drawings, uint8 (n, 3, 128, 128)."""
-        names, pictures = self._drawings
-        rows = [names.index(each.object) for each in wanted]
-        columns = [ALL_STYLES.index(each.style) for each in wanted]
-        return pictures[rows, columns]
+        names, pictures = self._pictures
+        rows = torch.tensor([names.index(each.object) for each in wanted], device=self.device)
+        styles = [each.style for each in wanted]
+        drawn = torch.empty_like(pictures[rows, 0])
+        for style in set(styles):
+            mine = torch.tensor([each == style for each in styles], device=self.device)
+            drawn[mine] = in_style(pictures[rows[mine]], style)
+        return drawn
 
     @torch.no_grad()
     def latents(self, wanted: Sequence[Asked]) -> Tensor:
