@@ -88,7 +88,12 @@ def _what_else(container: Container) -> str:
     """Say what a safetensors file that is no adapter of ours may be."""
     names = container.tensors
     if any(".lora_" in name or name.startswith("lora_") for name in names):
-        return "it is a LoRA, not a SHiRA adapter: load it with your LoRA loader"
+        return (
+            "it is a LoRA, not a SHiRA adapter: load it with your LoRA loader, or make an adapter of "
+            "it (shira convert)"
+        )
+    if any(name.endswith(".shira_weight") for name in names):
+        return "it is SHiRA as PEFT saves it: make an adapter of its folder (shira convert)"
     if any(name.startswith(("model.diffusion_model.", "first_stage_model.")) for name in names):
         return "it is a whole model, not a SHiRA adapter: name a .shira file"
     return "it is no SHiRA adapter (its metadata has no 'shira'): name a .shira file"

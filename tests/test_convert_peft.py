@@ -414,6 +414,12 @@ def test_spoiled_folders(spoil: Any, wrong: str, tmp_path: Path) -> None:
         from_peft(folder)
 
 
+def test_the_file_alone(tmp_path: Path) -> None:
+    folder = export(adapter(DELTAS[0]), tmp_path / "peft")
+    with pytest.raises(errors.FileInvalid, match="make an adapter of its folder"):
+        shira.load(folder / WEIGHTS)
+
+
 def test_entries_twice_and_outside(tmp_path: Path) -> None:
     for indices, wrong in (
         (INDICES * 0, "an entry twice"),

@@ -493,7 +493,8 @@ def test_the_real_command(tmp_path):
     done = subprocess.run([*start, "info", path], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"shira: {path}: it is a LoRA, not a SHiRA adapter: load it with your LoRA loader\n"
+        f"shira: {path}: it is a LoRA, not a SHiRA adapter: load it with your LoRA loader, "
+        "or make an adapter of it (shira convert)\n"
     )
 
 

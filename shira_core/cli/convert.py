@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..container import read_header
-from ..errors import FileInvalid, InvalidValue
+from ..errors import InvalidValue
 from .choice import (
     add_choice,
     energy_json,
@@ -124,8 +124,6 @@ def _kind(path: Path) -> str:
     container = read_header(path)
     if KEY in container.metadata:
         return "shira"
-    if any(name.endswith(".shira_weight") for name in container.tensors):
-        raise FileInvalid(f"{path} is PEFT's SHiRA: give its folder, with adapter_config.json")
     return "lora" if is_lora(container.tensors) else "shira"
 
 
