@@ -89,8 +89,8 @@ def _what_else(container: Container) -> str:
     names = container.tensors
     if any(".lora_" in name or name.startswith("lora_") for name in names):
         return (
-            "it is a LoRA, not a SHiRA adapter: load it with your LoRA loader, or make an adapter of "
-            "it (shira convert)"
+            "it is a LoRA, not a SHiRA adapter: load it with your LoRA loader, or make an adapter "
+            "of it (shira convert)"
         )
     if any(name.endswith(".shira_weight") for name in names):
         return "it is SHiRA as PEFT saves it: make an adapter of its folder (shira convert)"
