@@ -140,12 +140,7 @@ def _ours(unet: nn.Module, run: Any) -> Trained:
 
 def dense(adapter: Adapter, device: torch.device) -> dict[str, Tensor]:
     """Return an adapter's deltas as dense float32 tensors."""
-    deltas = {}
-    for name, delta in adapter.weights.items():
-        flat = torch.zeros(delta.mask.shape, device=device).flatten()
-        flat[delta.mask.positions.to(device)] = delta.values.to(device).float()
-        deltas[name] = flat.view(delta.mask.shape)
-    return deltas
+    return {name: adapter.weights[name].to(device).dense().float() for name in adapter.weights}
 
 
 def chosen(score: Score, spread: bool) -> Method:
