@@ -289,6 +289,20 @@ def test_what_peft_trained_comes_here_and_back(
         assert torch.equal(found.weights[name].dense(), change)
 
 
+def test_a_unet_alone_as_base_gives_checkpoint_names(unet: Any, base: Path, tmp_path: Path) -> None:
+    trained(unet, tmp_path / "mine")
+    (tmp_path / "model").mkdir()
+    unet.save_pretrained(tmp_path / "model" / "unet")
+    alone = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    found = []
+    for number, model in enumerate((base, tmp_path / "model", alone)):
+        path = tmp_path / f"{number}.shira"
+        assert run(tmp_path / "mine", "-o", path, "--base", model) == 0
+        found.append(shira.load(path))
+    assert same(found[0], found[1])
+    assert same(found[0], found[2])
+
+
 def _block(module: str) -> str:
     from shira_core import keymaps
 

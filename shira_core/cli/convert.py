@@ -163,9 +163,12 @@ def _read(args: argparse.Namespace, source: str) -> tuple[Adapter, Energy | None
         scale = 1.0 if args.scale is None else args.scale
         args.dtype = args.dtype or "float16"
         return from_lora(args.input, args.base, read_choice(args), scale=scale, progress=progress)
-    adapter = from_peft(args.input, args.base) if source == "peft" else load(args.input)
-    if args.base:
-        adapter = rename(adapter, open_model(args.base).shapes, args.base.name)
+    if source == "peft":
+        adapter = from_peft(args.input, args.base)
+    else:
+        adapter = load(args.input)
+        if args.base:
+            adapter = rename(adapter, open_model(args.base).shapes, args.base.name)
     if args.density is None and args.energy is None:
         return adapter, None
     return reduce(adapter, read_choice(args))
