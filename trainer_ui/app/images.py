@@ -46,7 +46,7 @@ def add(app: FastAPI, roots: Roots) -> None:
     def answered(read: Any) -> Any:
         def answer(path: str, small: int = 0) -> Response:
             try:
-                return read(roots.resolve(path), small)
+                return read(_there(roots.resolve(path)), small)
             except (ShiraError, OSError, ValueError, Image.DecompressionBombError) as error:
                 return PlainTextResponse(str(error), 404, HEADERS)
 
@@ -54,6 +54,12 @@ def add(app: FastAPI, roots: Roots) -> None:
 
     for name, read in (("picture", _picture), ("preview", _preview), ("download", _download)):
         app.add_api_route(f"/{name}", answered(read), methods=["GET"])
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError("no file")
+    return path
 
 
 def _picture(path: Path, small: int) -> Response:

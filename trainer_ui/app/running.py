@@ -94,4 +94,4 @@ def _alphas(alphas: Sequence[float]) -> str:
 
 
 def _log(told: Progress) -> str:
-    return f"<pre tabindex='0'>{words.text(chr(10).join(told.log))}</pre>"
+    return f"<pre class='log' tabindex='0'>{words.text(chr(10).join(told.log))}</pre>"

@@ -9,6 +9,9 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 # Read when Gradio is imported: it would ask its makers' servers for its version, and tell them.
@@ -46,6 +49,8 @@ def serve(host: str, port: int, folders: Sequence[Path]) -> int:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     desk = open_desk(folders)
     desk.aside.prepare(models.base, desk.home)
+    if find_spec("matplotlib"):  # Gradio would import it where it is, while the page waits
+        import_module("matplotlib.pyplot")
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     if not root_path:
         print(
@@ -57,7 +62,8 @@ def serve(host: str, port: int, folders: Sequence[Path]) -> int:
         timeout_graceful_shutdown=CLOSING,  # a page that is open never closes its stream
     )
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
+            uvicorn.Server(config).run(sockets=[listening])
     finally:
         desk.close()
     return 0
