@@ -373,6 +373,11 @@ def test_captions_are_written_by_installed_programs_alone(
     assert captions(folder)["b.png"] == "a picture of b"
     with opened(folder) as pictures, pytest.raises(InvalidValue, match=r"bad\.png: too dark"):
         pictures.captioned(dark)
+    picture(folder / "c.png")
+    with opened(folder) as pictures:
+        made = pictures.captioned(dark)
+        assert [change.name for change in made.changes] == ["c.png"]
+        assert "bad.png: too dark" in made.about
     with pytest.raises(InvalidValue, match="no text"):
         dark(Path("none.png"))
     with pytest.raises(InvalidValue, match="cannot be loaded"):

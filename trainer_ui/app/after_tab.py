@@ -39,6 +39,7 @@ class AfterTab:
                 label="job",
                 info="trainings of the queue that have written an adapter",
                 scale=4,
+                min_width=280,
                 elem_id="after-job",
             )
             self.again = gr.Button(

@@ -41,7 +41,9 @@ class DatasetTab:
     def build(self) -> None:
         """Draw the tab."""
         with gr.Row():
-            self.images = self.form.parts["images"] = places.dropdown("images", scale=3)
+            self.images = self.form.parts["images"] = places.dropdown(
+                "images", scale=3, min_width=280
+            )
             self.form.add("trigger", scale=2)
             self.resolution = self.form.add("resolution", scale=1, min_width=140)
         self._upload()

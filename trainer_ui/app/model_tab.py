@@ -47,7 +47,7 @@ class ModelTab:
     def build(self) -> None:
         """Draw the tab."""
         with gr.Row():
-            self.base = self.form.parts["base"] = places.dropdown("base", scale=4)
+            self.base = self.form.parts["base"] = places.dropdown("base", scale=4, min_width=280)
             self.again = gr.Button(
                 "Look again", size="sm", scale=0, min_width=150, elem_id="bases-again"
             )
@@ -76,8 +76,10 @@ class ModelTab:
                     elem_id="mask-picture",
                 )
         with gr.Row():
-            self.counts = widgets.markup("counts", min_width=300)
-            self.plan = widgets.markup("plan", min_width=300)
+            with gr.Column(min_width=300):
+                self.counts = widgets.markup("counts")
+            with gr.Column(min_width=300):
+                self.plan = widgets.markup("plan")
         self.form.add_section(AdapterSettings)
         self.form.add_section(ModelSettings)
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import gradio as gr
 
-from shira_core.errors import InvalidValue
+from shira_core.errors import InvalidValue, ShiraError
 from shira_core.integrations import hub
 
+from ..engine.config import read_toml
+from ..engine.data import join
 from . import drawing, widgets, words
 from .desk import SHARED, Desk
 from .drawing import GRID
@@ -148,9 +150,16 @@ class SharePart:
 
 
 def _prompt(picture: Path) -> str:
-    """Return what a picture was drawn of, "" where that is not known."""
+    """Return what a picture was drawn of, with the run's trigger; "" where that is not known."""
     request = drawing.read(picture.with_name(GRID).with_suffix(".json"))
-    return next((c.prompt for c in request.cells if c.path == picture), "") if request else ""
+    if request is None:
+        return ""
+    prompt = next((each.prompt for each in request.cells if each.path == picture), "")
+    try:
+        trigger = str(read_toml(Path(request.config)).get("trigger", ""))
+    except ShiraError:  # of a job that was deleted
+        trigger = ""
+    return join(trigger, prompt) if prompt else ""
 
 
 def _command(folder: Path, repository: str) -> str:

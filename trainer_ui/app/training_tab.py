@@ -32,7 +32,12 @@ class TrainingTab:
         with gr.Row():
             names = [("—", ""), *((f"{n}: {presets.purpose(n)}", n) for n in presets.names())]
             self.preset = gr.Dropdown(
-                names, value="", label="begin with a preset", scale=4, elem_id="preset"
+                names,
+                value="",
+                label="begin with a preset",
+                scale=4,
+                min_width=280,
+                elem_id="preset",
             )
             self.load = gr.UploadButton(
                 "Load settings",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from shira_core.errors import ShiraError
+from shira_core.errors import InvalidValue, ShiraError
 
 from ..engine.data import buckets as shapes
 from ..engine.data import captions as tagging
@@ -133,16 +133,26 @@ class Folder:
     def captioned(self, captioner: Captioner, progress: Progress = edit.silent) -> Edit:
         """Return the edit that gives pictures without a caption one by a program.
 
-        progress: called with the pictures done and in all. Raises what the program raises.
+        progress: called with the pictures done and in all. What fails is left out, and the first
+        reason told; raises InvalidValue where all do.
         """
         bare = {name: text for name, text in self._editable().items() if not text}
         bare = {name: text for name, text in bare.items() if self._looking.size(self._number(name))}
-        written = {}
-        for done, name in enumerate(bare, 1):
-            written[name] = captions.clean(name, captioner(self.path / name))
-            progress(done, len(bare))
-        changes = (edit.Change(name, bare[name], text) for name, text in written.items() if text)
-        return Edit("caption the pictures that have none", tuple(changes))
+        changes, failed = [], []
+        for done, (name, before) in enumerate(bare.items(), 1):
+            try:
+                text = captions.clean(name, captioner(self.path / name))
+            except InvalidValue as error:  # hours of work on others must not be lost
+                failed.append(str(error))
+                continue
+            finally:
+                progress(done, len(bare))
+            if text:
+                changes.append(edit.Change(name, before, text))
+        if failed and not changes:
+            raise InvalidValue(failed[0])
+        about = "caption the pictures that have none"
+        return Edit("; ".join([about, *failed[:1]]), tuple(changes))
 
     def apply(self, wanted: Edit, progress: Progress = edit.silent) -> int:
         """Make an edit; return how many captions were changed.
