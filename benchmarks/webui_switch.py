@@ -34,7 +34,7 @@ from safetensors.torch import save_file
 
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent)]
 import hosts  # noqa: E402 - the tests know how to run a host
-from test_host_webui import CLONE, ON_CPU, START  # noqa: E402
+from webui_hosts import CLONE, ON_CPU, START, WITHOUT_PAGE  # noqa: E402
 
 ACTIONS = ("first", "same", "alpha", "switch", "remove")
 BESIDE = "shira beside lora"
@@ -71,7 +71,7 @@ def serving(data: Path) -> Iterator[Any]:
     shutil.copy(HERE / "webui_switch_probe.py", probe)
     (data / "extensions" / CLONE).symlink_to(HERE.parent)
     folders = ("--data-dir", str(data), "--ckpt-dir", str(data / "checkpoints"))
-    start = (*START, *ON_CPU["a1111"], *folders)
+    start = (*START, *WITHOUT_PAGE, *ON_CPU["a1111"], *folders)
     with hosts.serving(checkout, start, data / "log.txt", "/sdapi/v1/options") as server:
         yield server
 

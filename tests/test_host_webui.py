@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,28 +11,19 @@ from pathlib import Path
 import hosts
 import numpy as np
 import pytest
+import webui_hosts
 from full_size import SCENE, VISIBLE, FullSize, check_same, compact_picture, difference
 from hosts import Server
 from PIL import Image
+from webui_hosts import CLONE
 
 pytestmark = hosts.needs("WEBUI_DIR")
-CLONE = "sd-webui-shira"
 EXTRA = 0.0  # variance of the first noise beyond sigma^2
-# Without --server-name, --nowebui listens on every address.
-START = (
-    *("launch.py", "--api", "--nowebui", "--server-name", hosts.HERE),
-    *("--skip-prepare-environment", "--skip-version-check", "--no-download-sd-model"),
-    *("--no-hashing", "--disable-console-progressbars"),
-)
-ON_CPU = {
-    "a1111": ("--use-cpu", "all", "--no-half", "--opt-channelslast"),
-    "forge": ("--always-cpu", "--all-in-fp32"),
-}
 
 
 @pytest.fixture(scope="module")
 def checkout() -> hosts.Checkout:
-    return hosts.checkout("WEBUI_DIR", "WEBUI_PYTHON")
+    return webui_hosts.checkout()
 
 
 @pytest.fixture(scope="module")
@@ -42,25 +32,14 @@ def webui(
     full_size: FullSize,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
-    data = tmp_path_factory.mktemp("webui")
-    probe = data / "extensions" / "probe" / "scripts"
-    probe.mkdir(parents=True)
-    shutil.copy(Path(__file__).with_name("webui_probe.py"), probe)
-    (data / "extensions" / CLONE).symlink_to(hosts.ROOT)
-    kind = "forge" if (checkout.folder / "modules_forge").is_dir() else "a1111"
-    folders = ("--data-dir", str(data), "--ckpt-dir", str(full_size.plain.parent))
-    start = (*START, *ON_CPU[kind], *folders)
-    with hosts.serving(checkout, start, data / "log.txt", "/sdapi/v1/options") as server:
+    data, checkpoints = tmp_path_factory.mktemp("webui"), full_size.plain.parent
+    with webui_hosts.serving(checkout, data, checkpoints, probes=["webui_probe.py"]) as server:
         yield server
 
 
 def draw(server: Server, checkpoint: Path) -> np.ndarray:
     """Draw the scene with a checkpoint; return uint8 (size, size, 3)."""
-    server.ask("/test/state", seconds=hosts.START_SECONDS)  # A1111 ignores a change while it loads
-    server.ask("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint.name}, hosts.START_SECONDS)
-    chosen = server.ask("/sdapi/v1/options")["sd_model_checkpoint"]
-    if chosen != checkpoint.name:
-        raise server.failure(f"{chosen} is in use instead of {checkpoint.name}")
+    webui_hosts.use(server, checkpoint)
     what = {"prompt": SCENE.prompt, "negative_prompt": SCENE.negative, "seed": SCENE.seed}
     how = {"steps": SCENE.steps, "cfg_scale": SCENE.guidance, "sampler_name": "Euler"}
     size = {"width": SCENE.size, "height": SCENE.size}

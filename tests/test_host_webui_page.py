@@ -16,9 +16,11 @@ from typing import Any
 
 import hosts
 import pytest
+import webui_hosts
 from full_size import FullSize
 from hosts import DRAW_SECONDS, Server
-from webui_page import WebUI, browsing_webui, serving_page
+from PIL import Image
+from webui_page import WebUI, browsing_webui
 
 pytestmark = hosts.needs("WEBUI_DIR")
 STYLES = ("riso", "blueprint")
@@ -49,8 +51,7 @@ def adapters(data: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(full_size: FullSize, data: Path, adapters: Path) -> Iterator[Server]:
-    checkout = hosts.checkout("WEBUI_DIR", "WEBUI_PYTHON")
-    with serving_page(checkout, data, full_size.plain.parent) as found:
+    with webui_hosts.serving(webui_hosts.checkout(), data, full_size.plain.parent, ()) as found:
         yield found
 
 
@@ -229,21 +230,69 @@ def test_other_programs_list_files_and_send_rows(server: Server) -> None:
         assert error in draw(server, rows, {})["extra_generation_params"]["SHiRA error"]
 
 
-def test_axes_vary_the_first_row(server: Server) -> None:
-    info = next(
-        each
-        for each in server.ask("/sdapi/v1/script-info")
-        if each["name"] == "x/y/z plot" and not each["is_img2img"]
-    )
-    nothing, adapter, alpha = map(info["args"][0]["choices"].index, ("Nothing", *LABELS))
-    values = [each["value"] for each in info["args"]]
-    values[:9] = [adapter, "", list(STYLES), alpha, "0.25, 1", [], nothing, "", []]
-    rows = [{"name": "riso", "blocks": "mid=0"}, {"name": NASTY, "alpha": 0}]
-    more = {"script_name": "x/y/z plot", "script_args": values}
-    answer = draw(server, rows, more)
-    found = re.findall(r'SHiRA: "<shira:(\S+)> <shira:', "\n".join(answer["infotexts"]))
-    cells = {f"{name}:{number}:lbw=mid=0" for name in STYLES for number in ("0.25", "1")}
-    assert set(found) == cells
+def test_hires_image_to_image_and_inpaint(webui: WebUI, data: Path) -> None:
+    webui.add("riso.shira")
+    webui.prompt("cat <shira:blueprint:0.5>")
+    small(webui)
+    webui.tab.click("#txt2img_hr-visible-checkbox")
+    webui.number("hires_steps", 1)
+    found = webui.draw(DRAW_SECONDS)
+    webui.tab.click("#txt2img_hr-visible-checkbox")
+    assert "Hires upscale: 2" in found
+    check_both(found)
+    webui.send_to("img2img")
+    webui.wait_for_rows(1)
+    check_both(webui.draw(DRAW_SECONDS))
+    webui.page.shoot("img2img")
+    webui.send_to("inpaint")
+    webui.wait_for_rows(1)
+    webui.ours("number").fill("0.5")
+    webui.ours("number").press("Tab")
+    webui.paint("#img2maskimg")
+    found = webui.draw(DRAW_SECONDS)
+    webui.page.shoot("inpaint")
+    webui.turn_to("txt2img")
+    assert 'SHiRA: "<shira:riso:0.5>"' in found
+    assert "Mask blur: " in found
+
+
+def test_axes_vary_the_first_row(webui: WebUI, data: Path) -> None:
+    webui.add("riso.shira")
+    webui.ours("more").click()
+    webui.ours("blocks").fill("mid=0")
+    webui.ours("blocks").press("Tab")
+    webui.add(f"{NASTY}.shira")
+    webui.prompt("cat")
+    small(webui)
+    webui.choose("Script", "X/Y/Z plot")
+    webui.choose("X type", LABELS[0])
+    webui.choose("X values", *STYLES)
+    webui.choose("Y type", LABELS[1])
+    webui.tab.fill("#script_txt2img_xyz_plot_y_values textarea", "0.25, 1")
+    before = saved(data)
+    webui.draw(DRAW_SECONDS)
+    webui.page.shoot("axes")
+    webui.choose("Script", "None")
+    found = {re.findall(r'SHiRA: "<shira:(\S+)> <shira:', text)[0] for text in saved(data) - before}
+    assert found == {f"{name}:{number}:lbw=mid=0" for name in STYLES for number in ("0.25", "1")}
+
+
+def small(webui: WebUI) -> None:
+    """Have the tab draw as little as it can."""
+    for name, value in (("width", 64), ("height", 64), ("steps", 1)):
+        webui.number(name, value)
+
+
+def check_both(infotext: str) -> None:
+    """Fail unless a picture was drawn with the row and the tag."""
+    assert 'SHiRA: "<shira:riso:1>"' in infotext
+    assert re.search(r'SHiRA hashes: ".*riso: .*blueprint: |.*blueprint: .*riso: ', infotext)
+    assert "SHiRA error" not in infotext
+
+
+def saved(data: Path) -> set[str]:
+    """Return the infotexts of all pictures that the WebUI has saved, grids left out."""
+    return {Image.open(path).info["parameters"] for path in data.rglob("outputs/*-images/**/*.png")}
 
 
 def draw(server: Server, rows: object, more: dict[str, Any]) -> dict[str, Any]:

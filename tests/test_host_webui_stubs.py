@@ -8,20 +8,12 @@ from pathlib import Path
 
 import hosts
 import pytest
+import webui_hosts
 from webui_stubs import STUBS
 
 pytestmark = hosts.needs("WEBUI_DIR")
-# Made for the tests: what they set up, and what replaces the work of a whole WebUI.
-OURS = {
-    "CFGDenoiserParams.__init__",
-    "CLIP.__init__",
-    "CheckpointInfo.__init__",
-    "LoraLoader.__init__",
-    "ModelPatcher.__init__",
-    "ModelPatcher.patch_model",
-    "StableDiffusionProcessing.__init__",
-    "Script.__init__",
-}
+# Made for the tests: it replaces the work of a whole WebUI.
+OURS = {"ModelPatcher.patch_model"}
 # What we rely on beside functions: names in the host's files.
 NAMES = (
     ("modules/processing.py", "refiner_checkpoint_info"),
@@ -41,18 +33,26 @@ ONLY_A1111 = (
     ("extensions-builtin/Lora/networks.py", "network_current_names"),
     ("extensions-builtin/Lora/networks.py", "network_layer_name"),
 )
-ONLY_FORGE = (
-    ("modules/processing.py", "forge_objects_after_applying_lora.shallow_copy()"),
-    ("backend/patcher/lora.py", "extra_weight_calculators[patch_type](weight, strength, v)"),
-)
+FORKS = (("modules/processing.py", "forge_objects_after_applying_lora.shallow_copy()"),)
+ONLY = {
+    "a1111": ONLY_A1111,
+    "forge": (
+        *FORKS,
+        ("backend/patcher/lora.py", "extra_weight_calculators[patch_type](weight, strength, v)"),
+    ),
+    "reforge": (
+        *FORKS,
+        ("ldm_patched/modules/lora.py", "isinstance(v, weight_adapter.WeightAdapterBase)"),
+    ),
+}
 
 
 def folder() -> Path:
-    return hosts.checkout("WEBUI_DIR", "WEBUI_PYTHON").folder
+    return webui_hosts.checkout().folder
 
 
-def is_forge() -> bool:
-    return (folder() / "modules_forge").is_dir()
+def kind() -> str:
+    return webui_hosts.kind_of(folder())
 
 
 def functions(path: Path) -> dict[str, list[str]]:
@@ -80,17 +80,17 @@ def stub_files() -> list[str]:
 def test_a_stub_has_the_host_s_signatures(name: str) -> None:
     real = folder() / name
     if not real.exists():
-        assert name.startswith(("backend", "ldm_patched")), "A1111 lacks the forks' modules only"
+        assert name.startswith(("backend", "ldm_patched")), "only the forks' modules may lack"
         return
     ours, theirs = functions(Path(STUBS) / name), functions(real)
     public = {key for key in ours if not key.split(".")[-1].startswith("_")} - OURS
-    if name.startswith("modules/sd_models") and is_forge():
-        public = set()  # Forge keeps these functions for others and does nothing in them
+    if name.startswith("modules/sd_models") and kind() == "forge":
+        public = set()  # it keeps these functions for others and does nothing in them
     assert {key: ours[key] for key in public} == {key: theirs.get(key) for key in public}
 
 
 def test_the_host_has_what_we_rely_on() -> None:
-    wanted = (*NAMES, *(ONLY_FORGE if is_forge() else ONLY_A1111))
+    wanted = (*NAMES, *ONLY[kind()])
     missing = [
         (path, text) for path, text in wanted if text not in (folder() / path).read_text("utf-8")
     ]

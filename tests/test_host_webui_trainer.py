@@ -11,20 +11,20 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import hosts
 import pytest
 import trainer_page
-import webui_page
+import webui_hosts
 from hosts import Server
 from trainer_page import TRAIN_MS
+from webui_page import log_in
 
 pytestmark = [
     hosts.needs("WEBUI_DIR"),
     pytest.mark.skipif(not (hosts.ROOT / ".venv").is_dir(), reason="install.py trainer makes it"),
 ]
-NAME, WORD = "painter", "brush"
+LOGIN = ("painter", "brush")
 PAGE = "shira/trainer/"
 
 
@@ -40,9 +40,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(data: Path) -> Iterator[Server]:
-    checkout = hosts.checkout("WEBUI_DIR", "WEBUI_PYTHON")
-    login = ("--gradio-auth", f"{NAME}:{WORD}")
-    with webui_page.serving_page(checkout, data, data / "models", login) as found:
+    login = ("--gradio-auth", ":".join(LOGIN))
+    with webui_hosts.serving(webui_hosts.checkout(), data, data / "models", login) as found:
         yield found
 
 
@@ -52,7 +51,7 @@ def test_it_trains_in_the_tab_and_nobody_else_gets_in(server: Server, data: Path
             urllib.request.urlopen(f"{server.url}/{path}")
         assert refused.value.code == 401
     with trainer_page.browsing(data) as page:
-        _log_in(page.tab, server.url)
+        log_in(page.tab, server.url, LOGIN)
         page.tab.get_by_role("tab", name="SHiRA trainer").or_(
             page.tab.get_by_role("button", name="SHiRA trainer")
         ).first.click()
@@ -61,16 +60,6 @@ def test_it_trains_in_the_tab_and_nobody_else_gets_in(server: Server, data: Path
         page.shoot("webui-trainer", whole=False)
         assert not [each for each in page.errors if "shira" in each]
     assert (data / "shira-trainer" / "adapters" / "ink.shira").is_file()
-
-
-def _log_in(tab: Any, url: str) -> None:
-    """Log in as the WebUI's form does."""
-    form = urlencode({"username": NAME, "password": WORD})
-    answer = tab.request.post(
-        f"{url}/login", data=form, headers={"content-type": "application/x-www-form-urlencoded"}
-    )
-    assert answer.ok
-    tab.goto(url, timeout=60_000)
 
 
 def _train(frame: Any) -> None:

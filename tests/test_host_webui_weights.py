@@ -15,26 +15,21 @@ import hosts
 import numpy as np
 import pytest
 import torch
+import webui_hosts
 from adapters import random_adapter
-from full_size import SCENE, VISIBLE, FullSize, check_same, compact_picture, difference
+from full_size import VISIBLE, FullSize, Scene, check_same, compact_picture, difference
 from hosts import HostFailed, Server
 from PIL import Image
 from safetensors.torch import save_file
-from test_host_webui import CLONE, EXTRA, ON_CPU, START
+from test_host_webui import EXTRA
+from webui_hosts import SECOND
 
 pytestmark = hosts.needs("WEBUI_DIR")
 TAG = "<shira:wide:1>"
 LORA = "<lora:random:1>"
 EXPLODE = "explode now"
-# Forge's API fails in a second pass that does not name these.
-SECOND: dict[str, dict[str, Any]] = {
-    "a1111": {},
-    "forge": {
-        "hr_additional_modules": ["Use same choices"],
-        "hr_cfg": SCENE.guidance,
-        "hr_distilled_cfg": 3.5,
-    },
-}
+PROBES = ("webui_probe.py", "webui_weights_probe.py")
+SHORT = Scene(steps=2, size=64)
 
 
 @dataclass
@@ -56,24 +51,17 @@ class WebUI:
     def __init__(self, server: Server, kind: str, files: FullSize) -> None:
         self.server, self.kind, self.files = server, kind, files
 
-    def use(self, checkpoint: Path) -> None:
-        """Have it load a checkpoint; A1111 ignores a change while it loads."""
-        self.server.ask("/test/state", seconds=hosts.START_SECONDS)
-        wanted = {"sd_model_checkpoint": checkpoint.name}
-        self.server.ask("/sdapi/v1/options", wanted, hosts.START_SECONDS)
-        assert self.server.ask("/sdapi/v1/options")["sd_model_checkpoint"] == checkpoint.name
-
     def draw(self, tags: str = "", **given: Any) -> Drawn:
         """Draw the scene with tags in its prompt."""
         payload = {
-            "prompt": SCENE.prompt + tags,
-            "negative_prompt": SCENE.negative,
-            "seed": SCENE.seed,
-            "steps": SCENE.steps,
-            "cfg_scale": SCENE.guidance,
+            "prompt": SHORT.prompt + tags,
+            "negative_prompt": SHORT.negative,
+            "seed": SHORT.seed,
+            "steps": SHORT.steps,
+            "cfg_scale": SHORT.guidance,
             "sampler_name": "Euler",
-            "width": SCENE.size,
-            "height": SCENE.size,
+            "width": SHORT.size,
+            "height": SHORT.size,
         }
         answer = self.server.ask("/sdapi/v1/txt2img", payload | given, hosts.DRAW_SECONDS)
         picture = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
@@ -85,8 +73,8 @@ class WebUI:
         return found
 
     def check_clean(self, base: dict[str, str]) -> None:
-        """Fail unless the model holds what it held; Forge gives it back before the next picture."""
-        if self.kind == "forge":
+        """Fail unless the model holds what it held; forks give it back before the next picture."""
+        if self.kind != "a1111":
             self.draw()
         now = self.weights()
         assert [name for name in base if now.get(name) != base[name]] == []
@@ -94,21 +82,11 @@ class WebUI:
 
 @pytest.fixture(scope="module")
 def webui(full_size: FullSize, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    checkout = hosts.checkout("WEBUI_DIR", "WEBUI_PYTHON")
-    kind = "forge" if (checkout.folder / "modules_forge").is_dir() else "a1111"
-    data = tmp_path_factory.mktemp("webui")
-    probes = data / "extensions" / "probe" / "scripts"
-    probes.mkdir(parents=True)
-    for probe in ("webui_probe.py", "webui_weights_probe.py"):
-        shutil.copy(Path(__file__).with_name(probe), probes)
-    (data / "extensions" / CLONE).symlink_to(hosts.ROOT)
+    found, data = webui_hosts.checkout(), tmp_path_factory.mktemp("webui")
     write_files(data / "models", full_size)
-    folders = ("--data-dir", str(data), "--ckpt-dir", str(full_size.plain.parent))
-    start = (*START, *ON_CPU[kind], *folders)
-    with hosts.serving(checkout, start, data / "log.txt", "/sdapi/v1/options") as server:
-        running = WebUI(server, kind, full_size)
-        running.use(full_size.plain)
-        yield running
+    with webui_hosts.serving(found, data, full_size.plain.parent, probes=PROBES) as server:
+        webui_hosts.use(server, full_size.plain)
+        yield WebUI(server, webui_hosts.kind_of(found.folder), full_size)
 
 
 def write_files(models: Path, files: FullSize) -> None:
@@ -155,7 +133,7 @@ def clean(webui: WebUI, base: dict[str, str]) -> Iterator[None]:
 def test_a_tag_draws_what_the_baked_checkpoint_draws(
     webui: WebUI, plain: Drawn, tagged: Drawn
 ) -> None:
-    check_same(tagged.picture, compact_picture(EXTRA, webui.files.compact))
+    check_same(tagged.picture, compact_picture(EXTRA, webui.files.compact, SHORT))
     assert difference(tagged.picture, plain.picture)["mean"] > VISIBLE
     assert "SHiRA error" not in tagged.text
     assert "<shira:wide:1>" in tagged.text
@@ -170,7 +148,7 @@ def test_a_tag_in_the_second_pass_only(webui: WebUI, base: dict[str, str]) -> No
     size = {"hr_scale": 1.0, "hr_upscaler": "Latent", "denoising_strength": 0.6}
     second = {"enable_hr": True, **size, **SECOND[webui.kind]}
     without = webui.draw(**second)
-    with_tag = webui.draw(**second, hr_prompt=SCENE.prompt + TAG)
+    with_tag = webui.draw(**second, hr_prompt=SHORT.prompt + TAG)
     both = webui.draw(TAG, **second)
     assert difference(without.picture, with_tag.picture)["mean"] > VISIBLE / 2
     assert difference(both.picture, with_tag.picture)["mean"] > VISIBLE / 2
@@ -212,12 +190,10 @@ def test_what_is_wrong_is_in_the_infotext(webui: WebUI, plain: Drawn, tag: str) 
 
 def test_entries_for_a_part_of_the_run(webui: WebUI, plain: Drawn, tagged: Drawn) -> None:
     drawn = webui.draw("<shira:wide:1:te=0:start=0.5>")
-    if webui.kind == "forge":
-        assert "SHiRA error" in drawn.text
-        assert np.array_equal(drawn.picture, plain.picture)
-    else:
-        assert difference(drawn.picture, plain.picture)["mean"] > VISIBLE / 4
-        assert difference(drawn.picture, tagged.picture)["mean"] > VISIBLE / 4
+    assert "SHiRA error" not in drawn.text
+    assert difference(drawn.picture, plain.picture)["mean"] > VISIBLE / 4
+    assert difference(drawn.picture, tagged.picture)["mean"] > VISIBLE / 4
+    assert np.array_equal(webui.draw("<shira:wide:1:stop=0.999>").picture, tagged.picture)
 
 
 def test_rows_of_the_accordion_draw_as_tags_do(webui: WebUI, tagged: Drawn) -> None:

@@ -1,4 +1,4 @@
-"""A WebUI's real page in a headless Chromium, used as a person does; and its server for that."""
+"""A WebUI's real page in a headless Chromium, used as a person does."""
 
 from __future__ import annotations
 
@@ -7,75 +7,81 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-import hosts
 from comfyui_page import Page, browsing
-from hosts import Checkout, Server
 
-CLONE = "sd-webui-shira"
-START = (
-    *("launch.py", "--api", "--server-name", hosts.HERE),
-    *("--skip-prepare-environment", "--skip-version-check", "--no-download-sd-model"),
-    *("--no-hashing", "--disable-console-progressbars"),
-)
-ON_CPU = {
-    "a1111": ("--use-cpu", "all", "--no-half", "--opt-channelslast"),
-    "forge": ("--always-cpu", "--all-in-fp32"),
-}
 UI_MS = 60_000
-TAB = "txt2img"
-
-
-@contextmanager
-def serving_page(
-    checkout: Checkout, data: Path, checkpoints: Path, more: tuple[str, ...] = ()
-) -> Iterator[Server]:
-    """Start a WebUI with its page; this checkout is among its extensions."""
-    (data / "extensions").mkdir(parents=True, exist_ok=True)
-    (data / "extensions" / CLONE).symlink_to(hosts.ROOT)
-    kind = "forge" if (checkout.folder / "modules_forge").is_dir() else "a1111"
-    # Forge serves scripts of its own page only from the folder of its data.
-    allowed = ("--gradio-allowed-path", str(checkout.folder))
-    folders = ("--data-dir", str(data), "--ckpt-dir", str(checkpoints), *allowed)
-    start = (*START, *ON_CPU[kind], *folders, *more)
-    log, ready = data / "log.txt", "/sdapi/v1/options"
-    with hosts.serving(checkout, start, log, ready, said="Startup time") as server:
-        yield server
 
 
 class WebUI:
-    """The tab txt2img with the accordion open."""
+    """The page; `name` is the tab that is in front, txt2img or img2img, with its accordion open."""
 
     def __init__(self, page: Page) -> None:
-        self.page, self.tab = page, page.tab
+        self.page, self.tab, self.name = page, page.tab, "txt2img"
 
     def open(self, url: str) -> None:
         """Load the page and open the accordion."""
         self.tab.goto(url, timeout=UI_MS)
-        self.tab.wait_for_selector(f"#shira_{TAB}", timeout=UI_MS)
-        self.tab.wait_for_selector(f"#shira_{TAB} .shira-add", state="attached", timeout=UI_MS)
-        self.tab.click(f"#shira_{TAB} >> text=SHiRA")
-        self.tab.wait_for_selector(f"#shira_{TAB} .shira-add")
+        self.wait_until_loaded()
+
+    def wait_until_loaded(self) -> None:
+        """Wait for the page, and open the accordion."""
+        self.name = "txt2img"
+        self.tab.wait_for_selector(f"{self.accordion} .shira-add", state="attached", timeout=UI_MS)
+        self._unfold()
+
+    def _unfold(self) -> None:
+        if not self.ours("add").is_visible():
+            self.tab.click(f"{self.accordion} >> text=SHiRA")
+        self.tab.wait_for_selector(f"{self.accordion} .shira-add")
+
+    @property
+    def accordion(self) -> str:
+        """The selector of the accordion."""
+        return f"#shira_{self.name}"
+
+    def turn_to(self, name: str) -> None:
+        """Go to a tab."""
+        self.tab.locator("#tabs > .tab-nav > button", has_text=name).first.click()
+        self.name = name
+
+    def send_to(self, place: str) -> None:
+        """Send the picture to img2img or inpaint, which is in front then."""
+        self.tab.click(f"#{self.name}_send_to_{place}")
+        self.name = "img2img"
+        self.tab.wait_for_selector("#img2img_generate")
+        self._unfold()
+
+    def choose(self, label: str, *choices: str) -> None:
+        """Choose from one of the lists of the host's scripts."""
+        block = f"#{self.name}_script_container .block:has(span:text-is('{label}'))"
+        field = self.tab.locator(f"{block} input:visible").first
+        for choice in choices:
+            field.click()
+            field.fill(choice)
+            field.press("Enter")
+        field.press("Tab")
 
     def ours(self, control: str, row: int = 0) -> Any:
         """Return a control of the accordion by its class."""
-        return self.tab.locator(f"#shira_{TAB} .shira-{control}").nth(row)
+        return self.tab.locator(f"{self.accordion} .shira-{control}").nth(row)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the accordion's rows."""
         found: list[dict[str, Any]] = json.loads(
-            self.tab.input_value(f"#shira_{TAB}_rows textarea")
+            self.tab.input_value(f"{self.accordion}_rows textarea")
         )
         return found
 
     def wait_for_rows(self, count: int) -> None:
         """Wait until so many rows are drawn."""
-        drawn = f"() => document.querySelectorAll('#shira_{TAB} .shira-row').length === {count}"
-        self.tab.wait_for_function(drawn)
+        drawn = f"document.querySelectorAll('{self.accordion} .shira-row').length === {count}"
+        self.tab.wait_for_function(f"() => {drawn}")
 
     def clear(self) -> None:
         """Remove all rows, and empty the prompt."""
-        while self.tab.locator(f"#shira_{TAB} .shira-remove").count():
+        while self.tab.locator(f"{self.accordion} .shira-remove").count():
             self.ours("remove").click()
         self.prompt("")
 
@@ -84,44 +90,66 @@ class WebUI:
         self.ours("add").click()
         self.ours("file", len(self.rows()) - 1).select_option(name)
 
+    def paint(self, canvas: str) -> None:
+        """Draw a line over the middle of a canvas."""
+        box = self.tab.locator(canvas).bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.tab.mouse.move(x - 30, y)
+        self.tab.mouse.down()
+        self.tab.mouse.move(x + 30, y + 10, steps=5)
+        self.tab.mouse.up()
+
     def prompt(self, text: str) -> None:
         """Type a prompt."""
-        self.tab.fill(f"#{TAB}_prompt textarea", text)
+        self.tab.fill(f"#{self.name}_prompt textarea", text)
 
     def prompted(self) -> str:
         """Return the prompt."""
-        return str(self.tab.input_value(f"#{TAB}_prompt textarea"))
+        return str(self.tab.input_value(f"#{self.name}_prompt textarea"))
 
     def number(self, name: str, value: int) -> None:
         """Type the value of one of the host's sliders."""
-        field = self.tab.locator(f"#{TAB}_{name} input[type=number]").first
+        field = self.tab.locator(f"#{self.name}_{name} input[type=number]").first
         field.fill(str(value))
         field.press("Tab")
 
     def readout(self) -> Any:
         """Return the read-out."""
-        return self.tab.locator(f"#shira_{TAB} .shira-readout")
+        return self.tab.locator(f"{self.accordion} .shira-readout")
 
     def draw(self, seconds: float) -> str:
         """Generate a picture; return its infotext."""
-        self.tab.click(f"#{TAB}_generate")
-        info = self.tab.locator(f"#html_info_{TAB}").get_by_text("Seed: ")
-        info.wait_for(timeout=1000 * seconds)
-        return str(info.inner_text())
+        self.tab.click(f"#{self.name}_generate")
+        busy = self.tab.locator(f"#{self.name}_interrupt")
+        busy.wait_for()
+        busy.wait_for(state="hidden", timeout=1000 * seconds)
+        return str(self.tab.locator(f"#html_info_{self.name}").get_by_text("Seed: ").inner_text())
 
     def choose_page(self, title: str) -> None:
         """Go to one of the pages below the prompt: Generation, or that of cards."""
-        self.tab.click(f"#{TAB}_extra_tabs button:has-text('{title}') >> nth=0")
+        self.tab.click(f"#{self.name}_extra_tabs button:has-text('{title}') >> nth=0")
 
     def card(self, name: str) -> Any:
         """Return the card of a file."""
-        return self.tab.locator(f'#{TAB}_shira_cards .card[data-name="{name}"]')
+        return self.tab.locator(f'#{self.name}_shira_cards .card[data-name="{name}"]')
+
+
+def log_in(tab: Any, url: str, pair: tuple[str, str]) -> None:
+    """Log in as the WebUI's form does, and load its page."""
+    form = urlencode(dict(zip(("username", "password"), pair, strict=True)))
+    kind = {"content-type": "application/x-www-form-urlencoded"}
+    assert tab.request.post(f"{url}/login", data=form, headers=kind).ok
+    tab.goto(url, timeout=UI_MS)
 
 
 @contextmanager
-def browsing_webui(url: str, screens: Path) -> Iterator[WebUI]:
-    """Open the page of a running WebUI."""
+def browsing_webui(
+    url: str, screens: Path, login: tuple[str, str] | None = None
+) -> Iterator[WebUI]:
+    """Open the page of a running WebUI, with a name and password if it has a login."""
     with browsing(screens) as page:
+        if login:
+            log_in(page.tab, url, login)
         webui = WebUI(page)
         webui.open(url)
         yield webui
