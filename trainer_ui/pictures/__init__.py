@@ -2,6 +2,7 @@
 
 from . import captioners
 from .edit import Change, Edit
-from .folder import Folder, Item, Statistics
+from .folder import Folder
+from .item import Item, Statistics
 
 __all__ = ["Change", "Edit", "Folder", "Item", "Statistics", "captioners"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,45 +18,11 @@ from ..engine.errors import DataInvalid
 from . import captions, edit
 from .captioners import Captioner
 from .edit import Edit, Progress
+from .item import Item, Statistics
 from .looking import Looking, Size
 
 STEP = 64  # pixels that the sides of buckets are multiples of, for SD1.5 and SDXL
 TINY = 1.5  # a picture that is enlarged more looks soft
-
-
-@dataclass(frozen=True)
-class Item:
-    """A picture. name: its path below the folder. size: None when it cannot be read.
-
-    problems: lines, each with its kind first: "unreadable", "tiny", "duplicate", "no caption",
-    "caption unreadable".
-    """
-
-    name: str
-    path: Path
-    caption: str | None
-    size: Size | None
-    problems: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """A folder in numbers; `looked` of the pictures have been opened so far.
-
-    per_epoch: pictures with their repeats. prompts, tags: number of different ones. longest: the
-    caption with the most words. problems: number of pictures by kind.
-    notes: lines on files that are not trained.
-    """
-
-    pictures: int
-    looked: int
-    per_epoch: int
-    captioned: int
-    prompts: int
-    tags: int
-    longest: str
-    problems: Mapping[str, int]
-    notes: tuple[str, ...]
 
 
 class Folder:
