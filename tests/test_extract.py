@@ -275,6 +275,17 @@ def test_the_header_tells_where_it_comes_from(tmp_path):
     assert 0 < header.density < 1
 
 
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("how", ["mark", "metadata", "nothing"])
+def test_the_prediction_type_is_what_a_model_says(tmp_path, which, how):
+    files = pair(tmp_path)
+    mark = {"v_pred": torch.ones(1)} if how == "mark" else {}
+    said = {"modelspec.prediction_type": "v"} if how == "metadata" else {}
+    save_file(load_file(files[which]) | mark, files[which], said)
+    wanted = "" if how == "nothing" else "v_prediction"
+    assert extract(*files, Choice())[0].header.prediction_type == wanted
+
+
 # ---- errors ----
 def broken(folder: Path, kind: str) -> tuple[Path, Path]:
     tuned, base = pair(folder)

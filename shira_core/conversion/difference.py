@@ -130,12 +130,11 @@ def _left_out(pair: _Pair, others: Mapping[str, list[str]]) -> dict[str, Share]:
 
 
 def _header(pair: _Pair, choice: Choice, found: Energy) -> Header:
-    spec = pair.base.metadata.get("modelspec.prediction_type", "")
     return Header(
         architecture=detect(pair.shapes),
         base=pair.base.path.stem,
         base_sha256=pair.base.sha256(),
-        prediction_type="v_prediction" if spec.startswith("v") else "",
+        prediction_type=pair.tuned.prediction_type or pair.base.prediction_type,
         mask="magnitude",
         density=found.total.density if choice.density is None else choice.density,
         title=pair.tuned.path.stem,

@@ -178,6 +178,7 @@ def _header(source: _Lora, choice: Choice, found: Energy, scale: float) -> Heade
         architecture=detect(source.model.shapes),
         base=source.model.path.stem,
         base_sha256=source.model.sha256(),
+        prediction_type=source.model.prediction_type,
         mask="magnitude",
         density=found.total.density if choice.density is None else choice.density,
         triggers=_words(metadata.get("modelspec.trigger_phrase", "")),

@@ -28,10 +28,10 @@ _PARTS = (
 _OTHER = re.compile(
     r"\.((?:hada|lokr|oft)_\w+|[ab][12m]\.weight|on_input|dora_scale|rescale|alpha|weight)"
 )
-_TELLING = frozenset(
-    ("down", "up", "diff", "on_input", "oft_blocks", "a1.weight")
-    + ("hada_w1_a", "lokr_w1", "lokr_w1_a")
-)
+_TELLING = {
+    *("down", "up", "diff", "on_input", "oft_blocks", "a1.weight"),
+    *("hada_w1_a", "lokr_w1", "lokr_w1_a"),
+}
 # How layers begin, longest first, and the component that each beginning tells.
 _STARTS = {
     "lora_unet_": "unet",

@@ -81,6 +81,12 @@ class Model:
         """The shape of each weight; raises ShapeMismatch where pieces do not fit together."""
         return {name: self._shape(name) for name in self.pieces}
 
+    @property
+    def prediction_type(self) -> str:
+        """What the metadata or a mark say: "v_prediction", or "" where they say nothing."""
+        said = self.metadata.get("modelspec.prediction_type", "")
+        return "v_prediction" if said.startswith("v") or "v_pred" in self.pieces else ""
+
     def sha256(self) -> str:
         """Return the hash of a file, "" for a folder; reads all of it."""
         return "" if self.path.is_dir() else digest(self.path)
