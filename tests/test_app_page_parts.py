@@ -17,7 +17,7 @@ pytest.importorskip("gradio")
 from trainer_page import ROOT
 
 from shira_core.errors import FileExists, FileInvalid, InvalidValue, WriteFailed
-from trainer_ui.app import fields, images, queue, running
+from trainer_ui.app import fields, images, places, queue, running
 from trainer_ui.app.chart import chart, limits, smoothed, thinned
 from trainer_ui.app.desk import Desk, open_desk
 from trainer_ui.app.form import Form
@@ -26,6 +26,7 @@ from trainer_ui.app.server import serve
 from trainer_ui.app.training_tab import TrainingTab
 from trainer_ui.engine import presets
 from trainer_ui.engine.config import Config, dump, load
+from trainer_ui.roots import Roots
 
 TOKEN = "s3cret"
 HOST = {"host": "127.0.0.1:7870"}
@@ -134,6 +135,18 @@ def test_only_pictures_and_adapters_of_the_roots_are_served(
     assert answer.status_code == status
     assert answer.headers["content-type"].startswith(kind)
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_folders_of_hosts_are_offered_and_never_the_trainers_own(tmp_path: Path) -> None:
+    for name in ("home/shira", "ComfyUI/models/shira", "webui/models/shira", "more/shira"):
+        (tmp_path / name).mkdir(parents=True)
+    names = ("home/shira", "ComfyUI", "webui/models", "more/shira")
+    found = places.host_folders(Roots([tmp_path / name for name in names]))
+    assert sorted(label for label, _ in found) == [
+        "ComfyUI/models/shira",
+        "models/shira",
+        "shira (2)",
+    ]
 
 
 def test_what_cannot_start_says_so(tmp_path: Path) -> None:

@@ -16,11 +16,14 @@ from .model_tab import ModelTab
 from .training_tab import TrainingTab
 
 TITLE = "SHiRA trainer"
+HOUR = 3600  # seconds; uploaded files are copied, their own copies go after a day
 
 
 def build(desk: Desk) -> gr.Blocks:
     """Return the page of a desk."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(HOUR, 24 * HOUR)
+    ) as page:
         with gr.Row(elem_id="top"):
             gr.Markdown(f"# {TITLE}")
             status = widgets.markup("status")

@@ -57,12 +57,13 @@ def bases(roots: Roots) -> list[tuple[str, str]]:
 
 
 def host_folders(roots: Roots) -> list[tuple[str, str]]:
-    """Return the folders below the roots that hosts read adapters from."""
-    places = (
-        root / below for root in roots.folders for below in ("", ADAPTERS, f"models/{ADAPTERS}")
-    )
-    found = [path for path in places if path.name == ADAPTERS and path.is_dir()]
-    return [(roots.shown(path), str(path)) for path in dict.fromkeys(found)]
+    """Return the folders below the roots that hosts read adapters from.
+
+    The first root is the trainer's own, whatever it is called.
+    """
+    below = [root / name for root in roots.folders for name in (ADAPTERS, f"models/{ADAPTERS}")]
+    found = [path for path in (*roots.folders[1:], *below) if path.name == ADAPTERS]
+    return [(roots.shown(path), str(path)) for path in dict.fromkeys(found) if path.is_dir()]
 
 
 def _with_pictures(folder: Path, deep: int) -> Iterator[Path]:
