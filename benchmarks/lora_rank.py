@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,34 +35,35 @@ NAMES = ("panda", "castle", "teapot", "rocket", "rose", "guitar")
 DRAWN = (4, 16, 64)
 
 
-def full_size() -> Iterator[SparseDelta]:
-    """Yield a random delta for each Linear and Conv weight of SD1.5's UNet."""
+def full_size() -> Iterator[tuple[SparseDelta, int]]:
+    """Yield a random delta for each shape of Linear and Conv weights of SD1.5's UNet, with how many
+    weights have it: chance makes those of one shape alike."""
     from shira_core.names import UNET
     from trainer_ui.reference.skeleton import FULL, shapes
 
     generator = torch.Generator().manual_seed(0)
-    for name, shape in shapes(FULL).items():
-        if name.startswith(UNET) and len(shape) > 1:
-            mask = shira.masks.build("rand", torch.empty(shape), density=DENSITY, layer=name)
-            yield SparseDelta(mask, torch.randn(mask.count, generator=generator).half())
+    found = Counter(s for n, s in shapes(FULL).items() if n.startswith(UNET) and len(s) > 1)
+    for shape, times in found.items():
+        mask = shira.masks.build("rand", torch.empty(shape), density=DENSITY, layer=str(shape))
+        yield SparseDelta(mask, torch.randn(mask.count, generator=generator).half()), times
 
 
-def measure(deltas: Iterator[SparseDelta]) -> dict[str, Any]:
+def measure(deltas: Iterator[tuple[SparseDelta, int]]) -> dict[str, Any]:
     """Return what each rank keeps, and its numbers for each entry of the adapter."""
-    start, total, entries = time.process_time(), 0.0, 0
+    total, entries = 0.0, 0
     kept, numbers = torch.zeros(len(RANKS)), torch.zeros(len(RANKS))
-    for delta in deltas:
+    for delta, times in deltas:
         found = factors(delta, RANKS[-1])
         squares = found.up.square().sum(0) * found.down.square().sum(1)
         sizes = [min(rank, found.rank) for rank in RANKS]
-        kept += torch.tensor([float(squares[:size].sum()) for size in sizes])
-        numbers += torch.tensor([size * (len(found.up) + found.down.shape[1]) for size in sizes])
-        total, entries = total + energy(delta), entries + delta.count
+        width = len(found.up) + found.down.shape[1]
+        kept += times * torch.tensor([float(squares[:size].sum()) for size in sizes])
+        numbers += times * torch.tensor([float(size * width) for size in sizes])
+        total, entries = total + times * energy(delta), entries + times * delta.count
     return {
         "kept": (kept / total).tolist(),
         "numbers": (numbers / entries).tolist(),
         "entries": entries,
-        "seconds": time.process_time() - start,
     }
 
 
@@ -99,7 +100,7 @@ def main() -> None:
     results = {}
     for path in paths:
         weights = shira.load(path).weights
-        results[path.stem] = measure(weights.read(name) for name in weights)
+        results[path.stem] = measure((weights.read(name), 1) for name in weights)
     results["full size"] = measure(full_size())
     save_results("lora_rank", {"ranks": RANKS, "adapters": results})
     print("| rank |", " | ".join(map(str, RANKS)), "|")
