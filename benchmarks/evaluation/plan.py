@@ -12,15 +12,14 @@ from methods import PAPER, TRIED, Spec
 from tasks import CONTENTS, STYLES
 
 RANKS = (1, 4, 16)
-FUSED_RANKS = (4, 1)
+MIDDLE = 4  # the rank of fusions and of what else was tried
 SEEDS = (0, 1, 2)
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+SEARCHED = {"riso": RANKS, "objects-a": (MIDDLE,), "contrast": (MIDDLE,)}  # for learning rates
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # "objects" one more
 FULL_RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
-SEARCHED = {"riso": RANKS, "objects-a": FUSED_RANKS, "contrast": (4,)}  # for learning rates
-TRIED_RANK = 4
 ALPHAS = (0.25, 0.5, 0.75, 1.25, 1.5)
-APART = ("struct", "rand", "wm", "grad", "snip")
-MODES = (("wm", "ties"), ("wm", "mean"), ("grad", "ties"), ("grad", "mean"))
+APART = ("struct", "wm", "grad")
+MODES = (("wm", "ties"), ("wm", "mean"))
 SHUFFLED = ("lora", "wm")
 NONE, DRAWINGS = "none", "drawings"
 
@@ -63,14 +62,20 @@ def search() -> list[Job]:
         for task, ranks in SEARCHED.items()
         for method in ("full", *PAPER)
         for rank in (ranks if method != "full" else sizes(method))
-        for rate in (RATES if method != "full" else FULL_RATES)
+        for rate in tried_rates(method, task)
     ]
+
+
+def tried_rates(method: str, task: str) -> tuple[float, ...]:
+    """Return the learning rates of a search; new objects need higher ones than styles."""
+    rates = FULL_RATES if method == "full" else RATES
+    return (*rates, round(rates[-2] * 10, 6)) if task in CONTENTS else rates
 
 
 def tried() -> list[Job]:
     """What else was tried; learning rates chosen on validation pictures again."""
     return [
-        Job("tried", Spec(method, TRIED_RANK, rate, "riso", 9))
+        Job("tried", Spec(method, MIDDLE, rate, "riso", 9))
         for method in TRIED
         for rate in RATES[1:4]
     ]
@@ -102,11 +107,11 @@ def single(rates: Rates) -> list[Job]:
         for style in STYLES
     ]
     jobs += [
-        Job("single", Spec(method, TRIED_RANK, rates[method, TRIED_RANK, "style"], style, seed))
+        Job("single", Spec(method, MIDDLE, rates[method, MIDDLE, "style"], style, seed))
         for method in TRIED
         for style in STYLES
         for seed in SEEDS
-        if (method, TRIED_RANK, "style") in rates
+        if (method, MIDDLE, "style") in rates
     ]
     return jobs
 
@@ -136,13 +141,12 @@ def fusions(rates: Rates) -> list[Job]:
         ]
 
     found = jobs("full", 0)
-    for rank in FUSED_RANKS:
-        for method in PAPER:
-            found += jobs(method, rank)
+    for method in PAPER:
+        found += jobs(method, MIDDLE)
     for method in APART:
-        found += jobs(method, FUSED_RANKS[0], apart=True)
+        found += jobs(method, MIDDLE, apart=True)
     for method, mode in MODES:
-        found += jobs(method, FUSED_RANKS[0], mode)
+        found += jobs(method, MIDDLE, mode)
     return found
 
 
