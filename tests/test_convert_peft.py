@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -456,3 +457,26 @@ def test_another_base(unet: Any, base: Path, tmp_path: Path) -> None:
     save_file(wide, tmp_path / "wide.safetensors")
     with pytest.raises(errors.ShapeMismatch, match="have other sizes in"):
         from_peft(tmp_path / "mine", tmp_path / "wide.safetensors")
+
+
+def test_spoiled_bytes_are_refused_or_read(tmp_path: Path) -> None:
+    folder = export(adapter({Q: random_delta((32, 32), 0.05, 1)}), tmp_path / "peft")
+    chance, refused = random.Random(0), 0
+    for number in range(500):
+        path = folder / (CONFIG if number % 3 == 0 else WEIGHTS)
+        whole = path.read_bytes()
+        spoiled = bytearray(whole)
+        for _ in range(chance.choice([1, 2, 4])):
+            start = chance.randrange(len(spoiled) if number % 2 else min(len(spoiled), 1400))
+            some = bytes(
+                chance.choice(b'0129{}[]",:abFI\x00\xff-.e')
+                for _ in range(chance.choice([0, 1, 2]))
+            )
+            spoiled[start : start + chance.choice([0, 1, 8])] = some
+        path.write_bytes(spoiled)
+        try:
+            from_peft(folder).save(tmp_path / "x.shira", overwrite=True)
+        except errors.ShiraError:
+            refused += 1
+        path.write_bytes(whole)
+    assert refused > 300

@@ -10,8 +10,8 @@ from mask_cases import BUDGETS, SHAPES, budget_of, check
 
 from shira_core import masks
 from shira_core.errors import InvalidValue
-from shira_core.mask import Struct
-from shira_core.struct import count_of, positions_of
+from shira_core.mask import Mask, Struct
+from shira_core.struct import count_of, described, positions_of
 
 
 def naive(shape, struct):
@@ -32,6 +32,20 @@ def structs(draw):
     rows, columns = (draw(st.sets(st.integers(0, size - 1))) for size in (outputs, inputs))
     lines = (torch.tensor(sorted(each), dtype=torch.int64) for each in (rows, columns))
     return (outputs, inputs, *taps), Struct(*lines, draw(st.booleans()))
+
+
+@settings(deadline=None)
+@given(structs(), st.data())
+def test_a_mask_is_described_exactly_when_whole_lines_give_it(case, data):
+    shape, struct = case
+    positions = positions_of(shape, struct)
+    found = described(Mask(shape, positions)).struct
+    assert found is not None
+    assert torch.equal(positions_of(shape, found), positions)
+    some = data.draw(st.sets(st.integers(0, math.prod(shape) - 1)))
+    mask = described(Mask(shape, torch.tensor(sorted(some), dtype=torch.int64)))
+    if mask.struct is not None:
+        assert positions_of(shape, mask.struct).tolist() == sorted(some)
 
 
 @settings(deadline=None)
