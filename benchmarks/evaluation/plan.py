@@ -108,9 +108,9 @@ def single(rates: Rates) -> list[Job]:
     ]
     jobs += [
         Job("single", Spec(method, MIDDLE, rates[method, MIDDLE, "style"], style, seed))
+        for seed in SEEDS
         for method in TRIED
         for style in STYLES
-        for seed in SEEDS
         if (method, MIDDLE, "style") in rates
     ]
     return jobs
