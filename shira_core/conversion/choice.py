@@ -53,7 +53,7 @@ class Share:
     @property
     def share(self) -> float:
         """Captured share of the energy, 0..1; 1 where there was nothing to capture."""
-        return self.captured / self.total if self.total else 1.0
+        return min(1.0, self.captured / self.total) if self.total else 1.0  # both are rounded
 
     @property
     def density(self) -> float:

@@ -55,7 +55,7 @@ class _Pair:
 
     def difference(self, name: str) -> Tensor:
         """Return the change of one weight, float32."""
-        return self.tuned.read(self.named[name]).float() - self.base.read(name).float()
+        return self.tuned.read(self.named[name]).float().sub_(self.base.read(name).float())
 
     def floating(self, name: str) -> bool:
         """Tell whether both models have floats there."""

@@ -48,17 +48,16 @@ def select(
     common = _common_cut(reader, choice) if choice.scope == "global" else None
     weights, shares, total, shelf = MemoryWeights(), {}, spectra.empty(), _Shelf()
     for name, shape, flat in reader.all():
-        cut: Cut | None = None
+        cut, own = None, spectra.spectrum(flat)
         if len(shape) > 1:
-            own = spectra.spectrum(flat)
             total += own
             cut = common or _own_cut(flat, own, choice)
         positions = _kept(flat, cut)
         if common and cut:
             common = _after(common, flat, positions)
-        shares[name] = _share(flat, positions)
-        if len(positions):
-            values = shelf.put(flat[positions])
+        values = shelf.put(flat[positions])
+        shares[name] = Share(len(values), flat.numel(), energy(values), float(own.energy.sum()))
+        if len(values):
             weights[name] = SparseDelta(Mask(shape, shelf.put(positions)), values)
     return weights, Energy(shares, {}, total.curve())
 
@@ -142,10 +141,6 @@ def _kept(flat: Tensor, cut: Cut | None) -> Tensor:
 def _after(cut: Cut, flat: Tensor, positions: Tensor) -> Cut:
     """Return the cut for the next weight: what this one has used of the ties is gone."""
     return Cut(cut.least, cut.ties - int((flat[positions].abs() == cut.least).sum()))
-
-
-def _share(flat: Tensor, positions: Tensor) -> Share:
-    return Share(len(positions), flat.numel(), energy(flat[positions]), energy(flat))
 
 
 def energy(values: Tensor) -> float:

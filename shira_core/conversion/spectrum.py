@@ -18,6 +18,7 @@ from .choice import Choice
 
 CLASSES = 1 << 16
 _SHIFT = 15
+_CHUNK = 1 << 22  # numbers, which bincount copies as int64 and float64
 _DENSITIES = np.logspace(-5, 0, 251)  # where the curve is told
 
 
@@ -70,6 +71,10 @@ def classes(flat: Tensor) -> Tensor:
 
 def spectrum(flat: Tensor) -> Spectrum:
     """Return the spectrum of a finite float32 vector."""
+    return sum(map(_spectrum, flat.split(_CHUNK)), empty())
+
+
+def _spectrum(flat: Tensor) -> Spectrum:
     found, squares = classes(flat), flat.double().square()
     return Spectrum(
         torch.bincount(found, minlength=CLASSES),
