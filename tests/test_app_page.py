@@ -74,6 +74,7 @@ def test_from_pictures_to_an_adapter(
             assert not page.errors
             again.process.send_signal(signal.SIGINT)  # with the page open
             assert again.process.wait(60) == 0
+            assert "Traceback" not in again.log.read_text(encoding="utf-8")
     finally:
         again.kill()
     _check(home, models)

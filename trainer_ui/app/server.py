@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import signal
@@ -63,10 +64,18 @@ def serve(host: str, port: int, folders: Sequence[Path]) -> int:
     )
     try:
         with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
-            uvicorn.Server(config).run(sockets=[listening])
+            _Server(config).run(sockets=[listening])
     finally:
         desk.close()
     return 0
+
+
+class _Server(uvicorn.Server):
+    """Ends without complaints about the streams of pages that are open, which it cuts."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:
