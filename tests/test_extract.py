@@ -238,6 +238,8 @@ def test_a_diffusers_folder_is_the_checkpoint_that_it_holds(tmp_path, architectu
     import lora_files as files
     import sd_modules as sd
 
+    from shira_core.integrations.diffusers import load_shira
+
     def write(name: str) -> list[Path]:
         for component, module in sd.components(pipe).items():
             module.save_pretrained(tmp_path / name / sd.ATTRIBUTES[component])
@@ -261,6 +263,11 @@ def test_a_diffusers_folder_is_the_checkpoint_that_it_holds(tmp_path, architectu
         for name, delta in wanted.weights.items():
             assert torch.equal(adapter.weights[name].positions, delta.positions)
             assert torch.equal(adapter.weights[name].values, delta.values)
+    ours = files.tiny(architecture)
+    load_shira(ours, extract(tuned[0], bases[0], Choice(1.0))[0])
+    found = sd.snapshot(ours)
+    for name, value in sd.snapshot(pipe).items():
+        assert torch.allclose(found[name], value, rtol=2**-23, atol=2**-24), name
 
 
 def test_the_header_tells_where_it_comes_from(tmp_path):
