@@ -18,10 +18,11 @@ CHARACTERS = "\n" + string.ascii_lowercase + string.digits + " +=:"
 IGNORED = -100  # no loss on this character
 SIZES = ("tiny", "small", "medium", "large", "huge")
 THINGS = {  # kind: things by size
-    "animal": ("ant bee fly flea", "frog mouse crab rat", "cat dog fox goose", "horse cow bear deer",
-               "whale orca rhino hippo"),
+    "animal": ("ant bee fly flea", "frog mouse crab rat", "cat dog fox goose",
+               "horse cow bear deer", "whale orca rhino hippo"),
     "food": ("pea rice bean salt", "egg plum lemon fig", "melon loaf cake ham", "", ""),
-    "tool": ("pin nail tack clip", "pen fork knife key", "drill spade axe saw", "plow cart", "crane"),
+    "tool": ("pin nail tack clip", "pen fork knife key", "drill spade axe saw", "plow cart",
+             "crane"),
     "place": ("", "", "hut tent", "house barn shop", "fort isle woods ocean city"),
 }  # fmt: skip
 FACTS = {
@@ -113,6 +114,12 @@ def split(task: str) -> dict[str, list[Example]]:
     return {part: [next(rest) for _ in range(count)] for part, count in PARTS.items()}
 
 
+def lines(seed: str, count: int) -> list[Example]:
+    """Return lines of the base's text, all of which has to be said."""
+    draw = random.Random(seed)
+    return [Example("", line(draw)) for _ in range(count)]
+
+
 def rows(seed: str, count: int, length: int) -> Tensor:
     """Return lines of the base's text as int64 (count, length); each row begins a line."""
     draw, made = random.Random(seed), []
@@ -125,7 +132,10 @@ def rows(seed: str, count: int, length: int) -> Tensor:
 
 
 def batch(examples: list[Example]) -> tuple[Tensor, Tensor]:
-    """Return inputs and wanted next characters, int64 (examples, longest); IGNORED but in answers."""
+    """Return inputs and wanted next characters, int64 (examples, longest).
+
+    Only those of answers and their line's end are wanted; elsewhere IGNORED.
+    """
     pairs = [("\n" + each.prompt, each.answer + "\n") for each in examples]
     length = max(len(prompt) + len(answer) for prompt, answer in pairs) - 1
     inputs = torch.zeros(len(pairs), length, dtype=torch.int64)
