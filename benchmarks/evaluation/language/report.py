@@ -70,9 +70,7 @@ def setting(results: dict[str, Any]) -> str:
 def single(found: Sequence[Group], base: dict[str, Any]) -> str:
     """Return the table of single adapters."""
     head = ["method, rank", "trained", "changed", *text.TASKS, "average", "perplexity", "rate"]
-    nothing = [
-        percent(base["wrong"][task].count("0") / len(base["wrong"][task])) for task in text.TASKS
-    ]
+    nothing = [percent(wrong.count("0") / len(wrong)) for wrong in base["wrong"].values()]
     rows = [["none", "0", "0", *nothing, "", f"{base['perplexity']:.2f}", ""]]
     for group in found:
         shares = [percent(group.mean(name) / base["weights"], 2) for name in ("trained", "changed")]
@@ -111,19 +109,11 @@ def added(group: Group, count: int) -> float:
 
 def common(found: Sequence[Group]) -> str:
     """Return the table of what pairs have in common, and whether it tells what they keep."""
-    head = [
-        "method, rank",
-        "overlap",
-        "AWOR",
-        "AWOM, ‖AᵀB‖",
-        "share: ‖AᵀB‖ / ‖A‖‖B‖",
-        "characters kept",
-    ]
+    head = ["method, rank", "overlap", "AWOR", "AWOM: ‖AᵀB‖", "share: ‖AᵀB‖ / ‖A‖‖B‖", "kept"]
     rows = []
     for group in found:
-        means = {
-            n: float(np.mean([p["interference"][0][n] for p in group.pairs()])) for n in FIGURES
-        }
+        between = [pair["interference"][0] for pair in group.pairs()]
+        means = {name: float(np.mean([each[name] for each in between])) for name in FIGURES}
         figures = [percent(means["overlap"]), percent(means["awor"])]
         figures += [f"{means['product']:.3g}", f"{means['share']:.3f}"]
         left = percent(kept(group, 2, characters)(*whole(group.shape)))
@@ -176,6 +166,8 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def ranged(value: float, low: float, high: float) -> str:
+    if np.isnan(value):  # nothing was right before
+        return "-"
     return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
