@@ -26,6 +26,7 @@ import paths
 import plan
 import torch
 from plan import Job
+from results import records
 
 PHASES = ("limits", "search", "tried", "single", "shuffled", "fusion")
 
@@ -58,17 +59,6 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--seconds", type=float, default=1e9, help="start nothing after these")
     described.add_argument("--limit", type=int, default=10**9, help="records of each phase")
     return described
-
-
-def records(file: Path) -> list[dict[str, Any]]:
-    """Return all results so far; a line that was cut off counts as none."""
-    found = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
 
 
 def wanted(phase: str, options: argparse.Namespace) -> Iterator[list[Job]]:

@@ -1,0 +1,149 @@
+"""What `run.py` has written, as records with arrays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tasks import BATCH_OF_PICTURES, CONTENTS
+
+Values = NDArray[np.float64]
+Record = Mapping[str, Any]
+
+
+def records(file: Path) -> list[dict[str, Any]]:
+    """Return all results so far; a line that was cut off counts as none."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Single:
+    """One adapter alone, on the test objects of its style.
+
+    object, style, both: right or not, (objects,). distance: the mean. alphas: `both` of the first
+    48 objects at other alphas.
+    """
+
+    method: str
+    rank: int
+    task: str
+    object: Values
+    style: Values
+    both: Values
+    distance: float
+    entries: int
+    alphas: dict[float, Values]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """One fusion. parts: task -> right in the fusion and right alone, each (pictures,).
+
+    both: right when both parts are asked for in one prompt.
+    """
+
+    label: str
+    mode: str
+    parts: dict[str, tuple[Values, Values]]
+    both: Values
+    interference: dict[str, float]
+
+    @property
+    def pair(self) -> bool:
+        return len(self.parts) == 2 and not self.mixed
+
+    @property
+    def triple(self) -> bool:
+        return len(self.parts) == 3
+
+    @property
+    def mixed(self) -> bool:
+        return any(task in CONTENTS for task in self.parts)
+
+    @property
+    def retention(self) -> float:
+        """Right in the fusion / right alone, over all parts."""
+        together, alone = (np.sum(values) for values in zip(*self.parts.values(), strict=True))
+        return float(together / max(alone, 1))
+
+    def pairs(self, kind: str) -> list[tuple[Values, Values]]:
+        """Return the parts that are styles, or new objects."""
+        wanted = kind == "objects"
+        return [part for task, part in self.parts.items() if (task in CONTENTS) == wanted]
+
+
+def digits(text: str) -> Values:
+    """Return "101" as numbers."""
+    return np.array(list(text), dtype=np.float64)
+
+
+def right(exam: Record) -> Values:
+    """Return where object and style are right."""
+    return digits(exam["object"]) * digits(exam["style"])
+
+
+def singles(known: Iterable[Record]) -> list[Single]:
+    """Return the results of single adapters on styles, and of none."""
+    return [
+        _single(record)
+        for record in known
+        if record["phase"] in ("single", "limits") and record["spec"]["task"] not in CONTENTS
+    ]
+
+
+def _single(record: Record) -> Single:
+    spec, exam = record["spec"], record["exam"]
+    return Single(
+        method=spec["method"],
+        rank=spec["rank"],
+        task=spec["task"],
+        object=digits(exam["object"]),
+        style=digits(exam["style"]),
+        both=right(exam),
+        distance=float(np.mean(exam["distance"])) / 1000,
+        entries=record.get("entries", 0),
+        alphas={float(a): right(found) for a, found in record.get("alphas", {}).items()},
+    )
+
+
+def fused(known: Iterable[Record], name: Callable[[str], str]) -> list[Fused]:
+    """Return the results of fusions beside those of their parts alone."""
+    known = list(known)
+    alone = {
+        record["key"]: right(record["exam"])[:BATCH_OF_PICTURES]
+        for record in known
+        if record["phase"] in ("single", "part")
+    }
+    return [_fused(record, alone, name) for record in known if record["phase"] == "fusion"]
+
+
+def _fused(record: Record, alone: Mapping[str, Values], name: Callable[[str], str]) -> Fused:
+    parts, found = record["fusion"]["parts"], record["found"]
+    how = ", no common entry" if record["fusion"]["apart"] else ""
+    mode = record["fusion"]["mode"]
+    pictures = {part["task"]: (right(found[part["task"]]), alone[spec_key(part)]) for part in parts}
+    return Fused(
+        label=name(parts[0]["method"]) + (how if mode == "sum" else f", {mode}"),
+        mode=mode,
+        parts=pictures,
+        both=right(found["both"]) if "both" in found else np.zeros(0),
+        interference=found.get("interference", {}),
+    )
+
+
+def spec_key(part: Record) -> str:
+    """Return the key of a part, as `Spec.key` makes it."""
+    from methods import Spec
+
+    return Spec(**part).key
