@@ -45,10 +45,8 @@ def main() -> None:
     for adapter, path in zip((letters, digits), paths, strict=True):
         adapter.save(path, overwrite=True)
     letters, digits = map(shira.load, paths)
-    total, common = (
-        sum(map(torch.numel, model.parameters())),
-        shira.compare(letters, digits).overlap,
-    )
+    total = sum(map(torch.numel, model.parameters()))
+    common = shira.compare(letters, digits).overlap
     print(f"{letters.entries} of {total} weights each, {common:.0%} in common")
 
     with shira.apply(model, [(letters, 1.0)]) as stack:
