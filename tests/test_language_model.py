@@ -202,6 +202,38 @@ def test_an_adapter_of_another_model_is_refused_by_the_weights_name() -> None:
     assert same(weights(model), base)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_trainer_of_transformers_moves_the_entries_alone(
+    checkpointing: bool, tmp_path: Path
+) -> None:
+    pytest.importorskip("accelerate")
+    model = made("llama")
+    base = weights(model)
+    lines = [{"input_ids": row, "labels": row} for row in tokens(1)] * 2
+    settings = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=3,
+        gradient_accumulation_steps=2,
+        gradient_checkpointing=checkpointing,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    with shira.training.finetune(model, "wm", layers=MODELS["llama"][1]) as run:
+        optimizer = torch.optim.AdamW(run.parameters(), lr=0.05)
+        trainer = transformers.Trainer(
+            model=model, args=settings, train_dataset=lines, optimizers=(optimizer, None)
+        )
+        trainer.train()
+        adapter, trained = run.adapter(), logits(model.eval())
+    assert same(weights(model), base)
+    assert adapter.entries == run.entries
+    with shira.apply(model, [(adapter, 1.0)]):
+        assert torch.equal(logits(model), trained)
+    assert not torch.equal(logits(model), trained)
+
+
 def test_generation_follows_the_adapter() -> None:
     model = made("llama")
     adapter, _ = learned(model, MODELS["llama"][1], density=0.3)
