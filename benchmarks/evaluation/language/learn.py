@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 
 import shira_core as shira
 from shira_core.adapter import Adapter
+from shira_core.errors import InvalidValue
 
 WHOLE = ("full", "lora", "dora")  # methods that change every entry
 TOLD, READ = 16, 8  # lines of a batch: of the task, and of the base's text
@@ -49,8 +50,9 @@ class Worker:
             descend(trained.model, trained.parameters, lesson, job.rate, steps)
             missed = wrong(trained.model, self._parts[job.task]["validation"])
             tested = self._measured(trained.model, (job.task,))
-            learned = trained.learned()
-        self._keep(job, learned)
+            learned = _finite(trained.learned)
+        if learned:
+            self._keep(job, learned)
         count = sum(each.numel() for each in trained.parameters)
         validation = (missed == 0).float().mean().item()
         figures = {"trained": count, "changed": _changed(learned), "validation": validation}
@@ -124,6 +126,14 @@ class Worker:
             for name, delta in deltas.items():
                 weights[name] += delta.to(weights[name])
         yield model
+
+
+def _finite(learned: Callable[[], Adapter | Deltas]) -> Adapter | Deltas:
+    """Return what was learned, nothing when a rate was so high that the training diverged."""
+    try:
+        return learned()
+    except InvalidValue:
+        return {}
 
 
 def interference(a: Adapter | Deltas, b: Adapter | Deltas) -> dict[str, float]:

@@ -64,14 +64,14 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="full", help="of base and runs")
-    parser.add_argument("--folder", type=Path, help="for base and adapters, by default beside OUT")
+    parser.add_argument("--folder", type=Path, help="for base and adapters, by default .runs/SIZE")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget", type=float, default=1e9, help="seconds until it stops")
     options = parser.parse_args()
-    options.folder = options.folder or options.out.with_suffix(f".{options.size}")
+    options.folder = options.folder or HERE / ".runs" / options.size
     return options
 
 
