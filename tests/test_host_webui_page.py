@@ -234,10 +234,10 @@ def test_hires_image_to_image_and_inpaint(webui: WebUI, data: Path) -> None:
     webui.add("riso.shira")
     webui.prompt("cat <shira:blueprint:0.5>")
     small(webui)
-    webui.tab.click("#txt2img_hr-visible-checkbox")
+    webui.tab.click("#txt2img_hr .label-wrap")
     webui.number("hires_steps", 1)
     found = webui.draw(DRAW_SECONDS)
-    webui.tab.click("#txt2img_hr-visible-checkbox")
+    webui.tab.click("#txt2img_hr .label-wrap")
     assert "Hires upscale: 2" in found
     check_both(found)
     webui.send_to("img2img")

@@ -1,8 +1,12 @@
-"""A real WebUI for tests: which one it is, and its server with this checkout as an extension."""
+"""A real WebUI for tests: which one it is, and its server with this checkout as an extension.
+
+WEBUI_ARGS in the environment has more flags for it, such as --lowvram.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,7 +79,8 @@ def serving(
     # Forge serves scripts of its own page only from the folder of its data.
     allowed = ("--gradio-allowed-path", str(found.folder))
     folders = ("--data-dir", str(data), "--ckpt-dir", str(checkpoints), *allowed)
-    start = (*START, *ON_CPU[kind_of(found.folder)], *folders, *more)
+    flags = (*ON_CPU[kind_of(found.folder)], *os.environ.get("WEBUI_ARGS", "").split())
+    start = (*START, *flags, *folders, *more)
     alone = WITHOUT_PAGE[0] in more
     ready, said = ("/sdapi/v1/options", "") if alone else ("/internal/ping", "Startup time")
     with hosts.serving(found, start, data / "log.txt", ready, said=said) as server:

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from comfyui_page import Page, browsing
 
-UI_MS = 60_000
+UI_MS, STEP_MS = 60_000, 30_000
 
 
 class WebUI:
@@ -148,6 +148,7 @@ def browsing_webui(
 ) -> Iterator[WebUI]:
     """Open the page of a running WebUI, with a name and password if it has a login."""
     with browsing(screens) as page:
+        page.tab.set_default_timeout(STEP_MS)
         if login:
             log_in(page.tab, url, login)
         webui = WebUI(page)
