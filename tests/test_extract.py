@@ -222,10 +222,10 @@ def test_what_is_equal_is_not_told(tmp_path):
 @pytest.mark.parametrize("start", [UNET, "model."])
 def test_a_file_of_the_denoiser_alone(tmp_path, start):
     tuned, base = pair(tmp_path)
-    wanted, _ = extract(tuned, base, Choice())
+    wanted, _ = extract(tuned, base, Choice(scope="layer"))
     own = {n.removeprefix(start): v for n, v in load_file(tuned).items() if n.startswith(UNET)}
     save_file(own, tuned)
-    adapter, energy = extract(tuned, base, Choice())
+    adapter, energy = extract(tuned, base, Choice(scope="layer"))
     assert set(adapter.weights) == {name for name in SHAPES if name.startswith(UNET)}
     assert set(energy.left_out) == {"only in the base"}
     for name, delta in adapter.weights.items():
@@ -367,7 +367,8 @@ def test_the_command_shows_what_it_kept(tmp_path, capsys):
 
 
 def test_figures_as_json_add_up(tmp_path, capsys):
-    assert run(*pair(tmp_path), "-o", tmp_path / "a.shira", "--energy", "0.9", "--json") == 0
+    words = ["-o", tmp_path / "a.shira", "--energy", "0.9", "--scope", "layer", "--json"]
+    assert run(*pair(tmp_path), *words) == 0
     figures = json.loads(capsys.readouterr().out)
     assert set(figures["layers"]) == set(SHAPES)
     assert all(figures["layers"][name]["captured"] >= 0.9 for name in MATRICES)

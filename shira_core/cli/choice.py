@@ -45,8 +45,8 @@ def add_choice(parser: argparse.ArgumentParser, *, adapters: bool = False) -> No
     parser.add_argument(
         "--scope",
         choices=SCOPES,
-        default="layer",
-        help="choose in each weight by itself, or in all together (default: layer)",
+        default="global",
+        help="choose in each weight by itself, or in all together (default: global)",
     )
     parser.add_argument(
         "--plot", type=Path, metavar="PNG", help="draw what layers and densities keep"

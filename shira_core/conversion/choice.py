@@ -22,13 +22,14 @@ class Choice:
     """The largest entries are kept: a share of them, or as few as carry a share of the energy.
 
     density: share of the entries, in (0, 1]; energy: share of the energy, in (0, 1]. Exactly one is
-    given. scope: of each weight by itself, or of all weights together.
+    given. scope: of each weight by itself, or of all weights together, which is nearer to the whole
+    change at every density (docs/converting.md).
     Raises InvalidValue.
     """
 
     density: float | None = DENSITY
     energy: float | None = None
-    scope: Scope = "layer"
+    scope: Scope = "global"
 
     def __post_init__(self) -> None:
         if (self.density is None) == (self.energy is None):
