@@ -6,6 +6,8 @@
   const SLIDER = { type: "range", min: -2, max: 2, step: 0.05, className: "shira-alpha" };
   const NO_FILES = "No adapters yet: put .shira files into models/shira, then refresh.";
   const UNREADABLE = "These rows cannot be read. Adding one starts a new list.";
+  const PATIENCE_MS = 2000; // a read-out takes longer only where files are read for the first time
+  const TRIES = 5;
   const DOUBLE = "This file is in several rows: keep one and add the alphas";
 
   const editors = ["txt2img", "img2img"].map((tab) => new Editor(tab));
@@ -65,6 +67,8 @@
     const opened = new Set(); // files whose further fields are shown
     let drawn = null; // the state that is on the page
     let files = new Map();
+    let tries = 0; // of asking for the read-out again
+    let timer = null;
 
     const state = () => `${box("rows").value}\n${box("known").value}`;
     const read = () => parse(box("rows").value)?.map((row) => ({ ...FIRST, ...row })) ?? null;
@@ -74,7 +78,28 @@
     this.follow = () => {
       if (!place() || !box("rows") || !box("known")) return;
       if (drawn !== state() || !place().hasChildNodes()) draw();
+      askAgain();
     };
+
+    /** A slow read-out may come after that of later rows: then ask for it again, a few times. */
+    function askAgain() {
+      if (!isOld()) tries = 0;
+      else if (!timer && tries < TRIES) timer = setTimeout(ask, PATIENCE_MS);
+    }
+
+    function ask() {
+      timer = null;
+      if (!isOld()) return;
+      tries += 1;
+      part("refresh").click();
+    }
+
+    /** Whether the read-out is about other rows than those on the page. */
+    function isOld() {
+      const shown = part("readout")?.querySelector(".shira-readout");
+      const plain = (text) => text.replace(/\r\n?/g, "\n");
+      return Boolean(shown) && plain(shown.dataset.rows) !== plain(box("rows").value);
+    }
 
     function write(rows) {
       box("rows").value = JSON.stringify(rows);
