@@ -26,6 +26,8 @@ class Script(scripts.Script):
     def ui(self, is_img2img: bool) -> list[Any]:
         components = accordion.build(is_img2img)
         self.infotext_fields = accordion.paste_fields(components)
+        # Rows go along with a picture that is sent to another tab.
+        self.paste_field_names = [name for _, name in self.infotext_fields]
         return components
 
     def before_process_batch(self, p: Any, *values: Any, **_: Any) -> None:
