@@ -110,6 +110,12 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FullSize]:
         shutil.rmtree(folder)
 
 
+@pytest.fixture(autouse=True)
+def _hub_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training in this process switches hubs off for all that follows; each test starts anew."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A model hub on this computer; waiting between tries takes no time."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from picture_files import noise, picture
 from PIL import Image
@@ -181,6 +181,7 @@ raws = st.sampled_from([b"", b"\xef\xbb\xbf", b"\r\n"])
 
 
 @given(texts=texts, raw=raws, trigger=words.map(" ".join), new=words.map(" ".join))
+@example(texts={"a": "ink"}, raw=b"\xef\xbb\xbf", trigger="", new="")
 @settings(max_examples=40, deadline=None)
 def test_bulk_edits_do_what_they_show_and_are_taken_back_byte_for_byte(
     texts: dict[str, str | None], raw: bytes, trigger: str, new: str

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shira_core.errors import InvalidValue
 
-from ..engine.data.folder import KEYS, METADATA, TEXTS
+from ..engine.data.folder import KEYS, METADATA, TEXTS, on_one_line
 
 
 def contents(folder: Path, captions: Mapping[str, str]) -> dict[str, bytes]:
@@ -27,7 +27,7 @@ def contents(folder: Path, captions: Mapping[str, str]) -> dict[str, bytes]:
 
 def clean(name: str, caption: str) -> str:
     """Return a caption on one line, as it is read."""
-    text = " ".join(caption.replace("\0", " ").split())
+    text = on_one_line(caption.replace("\0", " "))
     try:
         text.encode()
     except UnicodeEncodeError:

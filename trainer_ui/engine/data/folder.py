@@ -45,10 +45,15 @@ class Contents:
     notes: tuple[str, ...]
 
 
+def on_one_line(text: str) -> str:
+    """Return a caption on one line, without the marks that editors put before or between texts."""
+    return " ".join(text.replace("\ufeff", " ").split())
+
+
 def read(path: Path) -> str:
     """Return a caption file's text on one line; raises DataInvalid when it is not UTF-8."""
     try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split())
+        return on_one_line(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise DataInvalid(
             f"caption {path} is not UTF-8 (byte {error.start}): save it again as UTF-8"
