@@ -22,16 +22,20 @@ def check_bytes(path: Path) -> bool:
         weights.read(name)
     container = layout.read(path).container
     wanted = container.metadata.get(layout.HASH)
-    if wanted and digest(path, container.data_start) != wanted:
+    if wanted and digest(path, start=container.data_start) != wanted:
         raise FileInvalid(f"{path}: its data does not match its hash: get it again")
     return bool(wanted)
 
 
-def digest(path: Path, start: int = 0) -> str:
-    """Return the SHA-256 of a file's bytes from `start` on, lower-case hex."""
+def digest(*paths: Path, start: int = 0) -> str:
+    """Return the SHA-256 of the bytes of files, one after the other, lower-case hex.
+
+    start: where reading begins in each.
+    """
     found = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(start)
-        while block := file.read(CHUNK):
-            found.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            file.seek(start)
+            while block := file.read(CHUNK):
+                found.update(block)
     return found.hexdigest()

@@ -18,13 +18,13 @@ import paths  # noqa: F401
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from training_methods import everything, linears
 
 from shira_core.adapter import Adapter
 from shira_core.mask import Mask
 from shira_core.training import calibrate, finetune
 
 CALIBRATION, MANY = 8, 64  # batches
-BLOCKS = {"attentions", "resnets"}
 SHORT = 50  # dense steps that show which entries move
 DENSE_RATE = 3e-4
 
@@ -80,24 +80,6 @@ class Setting:
 
 Method = Callable[[Setting], AbstractContextManager[Trained]]
 Score = Callable[[Setting, nn.Module, list[str]], dict[str, Tensor]]
-
-
-def linears(unet: nn.Module) -> list[str]:
-    """Return the Linear layers of the attention blocks."""
-    return [
-        name
-        for name, module in unet.named_modules()
-        if isinstance(module, nn.Linear) and "attentions" in name.split(".")
-    ]
-
-
-def everything(unet: nn.Module) -> list[str]:
-    """Return all Linear and Conv layers of the blocks."""
-    return [
-        name
-        for name, module in unet.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and BLOCKS & set(name.split("."))
-    ]
 
 
 def budget(unet: nn.Module, layers: Sequence[str], rank: int) -> int:
@@ -184,12 +166,19 @@ def by_movement(setting: Setting, unet: nn.Module, layers: list[str]) -> dict[st
     for weight in weights.values():
         weight.requires_grad_()
     before = {name: weight.detach().clone() for name, weight in weights.items()}
-    optimizer = torch.optim.AdamW(weights.values(), lr=DENSE_RATE, weight_decay=0.0)
+    train_shortly(setting, trial, list(weights.values()), DENSE_RATE)
+    return {name: (weight.detach() - before[name]).abs() for name, weight in weights.items()}
+
+
+def train_shortly(
+    setting: Setting, unet: nn.Module, parameters: Sequence[nn.Parameter], rate: float
+) -> None:
+    """Do a few ordinary steps, to see which entries move."""
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     for number in range(SHORT):
-        setting.loss(trial, number).backward()
+        setting.loss(unet, number).backward()
         optimizer.step()
         optimizer.zero_grad()
-    return {name: (weight.detach() - before[name]).abs() for name, weight in weights.items()}
 
 
 def low_rank(spread: bool = False, **options: Any) -> Method:
@@ -242,20 +231,12 @@ def reselected(setting: Setting) -> Iterator[Trained]:
     """SHiRA whose entries are those that a first, shorter run at twice as many moved furthest."""
     twice = replace(setting, spec=replace(setting.spec, rank=2 * setting.spec.rank))
     with sparse("grad", batches=CALIBRATION)(twice) as first:
-        moved = {name: delta.abs() for name, delta in _trial(first, setting).items()}
+        train_shortly(setting, first.unet, first.parameters, setting.spec.rate)
+        moved = {name: delta.abs() for name, delta in first.learned().deltas.items()}
     unet = copy.deepcopy(setting.base)
     masks = highest(moved, budget(unet, linears(unet), setting.spec.rank))
     with finetune(unet, layers=linears(unet), masks=masks) as run:
         yield _ours(unet, run)
-
-
-def _trial(first: Trained, setting: Setting) -> dict[str, Tensor]:
-    optimizer = torch.optim.AdamW(first.parameters, lr=setting.spec.rate, weight_decay=0.0)
-    for number in range(SHORT):
-        setting.loss(first.unet, number).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return first.learned().deltas
 
 
 def _nothing() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from methods import Spec
 from numpy.typing import NDArray
 from tasks import BATCH_OF_PICTURES, CONTENTS
 
@@ -132,7 +133,9 @@ def _fused(record: Record, alone: Mapping[str, Values], name: Callable[[str], st
     parts, found = record["fusion"]["parts"], record["found"]
     how = ", no common entry" if record["fusion"]["apart"] else ""
     mode = record["fusion"]["mode"]
-    pictures = {part["task"]: (right(found[part["task"]]), alone[spec_key(part)]) for part in parts}
+    pictures = {
+        part["task"]: (right(found[part["task"]]), alone[Spec(**part).key]) for part in parts
+    }
     return Fused(
         label=name(parts[0]["method"]) + (how if mode == "sum" else f", {mode}"),
         mode=mode,
@@ -140,10 +143,3 @@ def _fused(record: Record, alone: Mapping[str, Values], name: Callable[[str], st
         both=right(found["both"]) if "both" in found else np.zeros(0),
         interference=found.get("interference", {}),
     )
-
-
-def spec_key(part: Record) -> str:
-    """Return the key of a part, as `Spec.key` makes it."""
-    from methods import Spec
-
-    return Spec(**part).key

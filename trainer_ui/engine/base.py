@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from shira_core import keymaps, names
 from shira_core.mask import Shape
+from shira_core.sound import digest
 
 from . import diffusers_folder as folder
 from . import single_file, text
@@ -132,7 +132,7 @@ def _open_file(path: Path, dtype: torch.dtype) -> Base:
         vae=single_file.vae(checkpoint).eval(),
         scheduler=single_file.scheduler_config(checkpoint),
         name=path.stem,
-        sha256=_sha256([path]),
+        sha256=digest(path),
     )
 
 
@@ -205,15 +205,5 @@ def _open_folder(path: Path, dtype: torch.dtype, large: bool) -> Base:
         vae=folder.part(path / "vae", AutoencoderKL, torch.float32),
         scheduler={**single_file.SCHEDULER, **folder.scheduler(path)},
         name=path.resolve().name,
-        sha256=_sha256(folder.weight_files(path / "unet")),
+        sha256=digest(*folder.weight_files(path / "unet")),
     )
-
-
-def _sha256(paths: list[Path]) -> str:
-    """Return the SHA-256 of one file, or of several one after the other."""
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                total.update(block)
-    return total.hexdigest()

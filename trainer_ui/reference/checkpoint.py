@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from shira_core.atomic import atomic_write, refuse_existing
 from shira_core.errors import InvalidValue, WriteFailed
+from shira_core.sound import digest
 
 from .compact import FILES, FULL_SHAPES, Compact
 from .skeleton import CONTEXT, IDS
@@ -98,9 +98,5 @@ def _metadata(base: Compact) -> dict[str, str]:
         "modelspec.license": "Apache-2.0",
         "modelspec.prediction_type": "epsilon",
         "modelspec.resolution": "128x128",
-        "shira.reference": json.dumps({file: _sha256(base.folder / file) for file in FILES}),
+        "shira.reference": json.dumps({file: digest(base.folder / file) for file in FILES}),
     }
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
