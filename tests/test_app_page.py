@@ -102,8 +102,8 @@ def _model(page: Page) -> None:
     page.choose("set-mask", "rand")
     page.wait_for_text("#mask-explained", "at random")
     page.fill("set-density", "0.1")
-    page.wait_for_text("#counts", "10.00%", 60_000)
-    page.wait_for_text("#plan", "GPU memory", 60_000)
+    page.wait_for_text("#counts", "10.00%")
+    page.wait_for_text("#plan", "GPU memory")
     page.shoot("model")
 
 
@@ -166,7 +166,7 @@ def _library(page: Page) -> None:
     page.fill("mix-alphas", "0.8 0.5")
     page.fill("mix-name", "mixed")
     page.tab.click("#mix")
-    page.wait_for_text("#mixed", "Mixed", 60_000)
+    page.wait_for_text("#mixed", "Mixed")
     page.shoot("library")
 
 

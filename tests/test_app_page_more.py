@@ -158,8 +158,8 @@ def test_an_adapter_is_shared(page: Page, served: Served, hub: Hub) -> None:
     page.fill("share-token", TOKEN)
     page.shoot("share")
     page.tab.click("#share-push")
-    page.wait_for_text("#share-said", "It is there", 60_000)
-    assert page.value("share-token") == ""
+    page.wait_for_text("#share-said", "It is there")
+    page.wait_for_value("share-token", "")
     assert set(hub.repositories["me/riso"].files) >= {"README.md", "riso.shira"}
     kept = [path for path in home.rglob("*") if path.is_file()]
     assert not [path for path in (*kept, served.log) if TOKEN.encode() in path.read_bytes()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -91,15 +92,18 @@ KINDS: tuple[Settings, ...] = (
 
 @pytest.mark.parametrize("more", KINDS, ids=lambda more: "-".join(map(str, more)))
 def test_every_kind_of_run_resumes_exactly(settings: Settings, more: Settings) -> None:
-    """Also when the last sample of the stopped run was not the final one."""
+    """Also when the last sample of the stopped run was not the final one; none is left out."""
     if more.get("optimizer") == "prodigy":
         pytest.importorskip("prodigyopt")
     short = {**settings, **more, "steps": 4, "sample_every": 3}
     assert train(load(None, short)) is not None
     whole = Path(str(settings["out"])).read_bytes()
+    samples = Path(str(settings["out"])).with_suffix(".run") / "samples"
+    shutil.rmtree(samples)
     assert train(load(None, {**short, "overwrite": True}), signalling(3)) is None
     assert train(load(None, {**short, "overwrite": True, "resume": True})) is not None
     assert Path(str(settings["out"])).read_bytes() == whole
+    assert sorted(path.stem for path in samples.iterdir()) == ["step-000003", "step-000004"]
 
 
 def steps_told(folder: Path, kind: str) -> list[int]:

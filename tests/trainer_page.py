@@ -21,7 +21,7 @@ from comfyui_page import BROWSERS
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = "127.0.0.1"
-START_SECONDS, STEP_MS, TRAIN_MS = 120, 20_000, 180_000
+START_SECONDS, STEP_MS, TRAIN_MS = 120, 60_000, 300_000
 SIZE = {"width": 1400, "height": 900}
 FRAME = "html"
 
@@ -127,6 +127,12 @@ class Page:
     def value(self, name: str) -> str:
         """Return what is in a field."""
         return str(self.tab.locator(f"#{name} input, #{name} textarea").first.input_value())
+
+    def wait_for_value(self, name: str, text: str) -> None:
+        """Wait until a field holds exactly this."""
+        fields = f"#{name} input, #{name} textarea"
+        same = "([fields, text]) => document.querySelector(fields).value === text"
+        self.tab.wait_for_function(same, arg=[fields, text])
 
     def choose(self, name: str, text: str) -> None:
         """Choose from a list."""

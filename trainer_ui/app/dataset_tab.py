@@ -49,7 +49,7 @@ class DatasetTab:
         self._upload()
         self.facts = widgets.markup("facts")
         self.problem = gr.Radio(PROBLEMS, value="", label="show", elem_id="problem-filter")
-        self.page = gr.State(0)
+        self.page = gr.State(("", "", 0))  # of which folder, of which problem
         self.stamp = gr.State("")
         self.gallery = widgets.gallery("gallery")
         self.saved = widgets.markup("caption-saved")
@@ -99,14 +99,11 @@ class DatasetTab:
         looked = {"inputs": [*where, self.problem, self.page, self.stamp]}
         shown = {"outputs": [self.gallery, self.facts, self.buckets, self.tags, self.stamp]}
         look = words.answered(self.look)
-        begin = [self.page, self.stamp]
-        self.problem.change(lambda: (0, ""), None, begin, **QUIET).then(
+        self.problem.change(look, **looked, **shown, **QUIET)
+        self.images.change(words.answered(self.begin), where, self.stamp, **QUIET).then(
             look, **looked, **shown, **QUIET
         )
-        self.images.change(words.answered(self.begin), where, begin, **QUIET).then(
-            look, **looked, **shown, **QUIET
-        )
-        self.gallery.select(self.turn, None, [self.page, self.stamp], **QUIET).then(
+        self.gallery.select(self.turn, [self.images, self.problem], self.page, **QUIET).then(
             look, **looked, **shown, **QUIET
         )
         gr.Timer(2).tick(look, **looked, **shown, **QUIET)
@@ -136,20 +133,27 @@ class DatasetTab:
         side = self.desk.resolution(base, resolution)
         return self.desk.folders.open(self.desk.place("images", path), side, self.desk.roots)
 
-    def begin(self, path: str, base: str, resolution: float | None) -> tuple[int, str]:
-        """Look at a folder that was chosen, at its first page, as it is now."""
+    def begin(self, path: str, base: str, resolution: float | None) -> str:
+        """Look at a folder that was chosen as it is now."""
         folder = self.folder(path, base, resolution)
         if folder:
             folder.again()
-        return 0, ""
+        return ""
 
     def look(
-        self, path: str, base: str, resolution: float | None, problem: str, page: int, stamp: str
+        self,
+        path: str,
+        base: str,
+        resolution: float | None,
+        problem: str,
+        turned: tuple[str, str, int],
+        stamp: str,
     ) -> Any:
         """Return what is shown of the folder; nothing where nothing is new."""
         folder = self.folder(path, base, resolution)
         if folder is None:
             return {"items": [], "page": 0, "pages": 0}, "", "", "", ""
+        page = turned[2] if turned[:2] == (path, problem) else 0
         new = repr((path, page, problem, folder.stamp))
         if new == stamp:
             return [gr.skip()] * 5
@@ -161,9 +165,9 @@ class DatasetTab:
         side = self.desk.resolution(base, resolution)
         return value, _facts(facts), _buckets(folder.buckets(side)), _tags(folder.tags()), new
 
-    def turn(self, event: gr.EventData) -> tuple[int, str]:
-        """Go to another page."""
-        return max(0, int(event.page)), ""
+    def turn(self, path: str, problem: str, event: gr.EventData) -> tuple[str, str, int]:
+        """Go to another page of what is shown."""
+        return path, problem, max(0, int(event.page))
 
     def write(self, path: str, base: str, resolution: float | None, event: gr.EventData) -> str:
         """Write the caption that was changed on the page."""

@@ -82,6 +82,7 @@ def _train(
         steps.begin(tuned, say, warn)
         with GracefulStop(config.run_folder) as stop:
             stopped = False
+            steps.catch_up(lambda: stop.asked)
             with Display(config.steps, steps.state.done, quiet=not processes.first) as display:
                 while not steps.over and not stopped:
                     steps.train(display)

@@ -147,6 +147,11 @@ class Steps:
         if _due(done, config.sample_every):
             self.sample(stopped)
 
+    def catch_up(self, stopped: Stopped) -> None:
+        """Draw what was due after the step that a resumed run begins at: stopping leaves it out."""
+        if self.state.done and _due(self.state.done, self._config.sample_every):
+            self.sample(stopped)
+
     def _validate(self) -> None:
         self._passes.release()
         with self.state.average.in_place():

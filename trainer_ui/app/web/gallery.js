@@ -31,14 +31,20 @@ function update(parts, item) {
   }
 }
 
-function pager(page, pages) {
-  if (pages < 2) return null;
-  const go = (to) => () => trigger("select", { page: to });
-  const before = button("‹ before", "the pages before", "before", go(page - 1));
-  const after = button("next ›", "the next page", "next", go(page + 1));
+/* The same buttons as long as the page lives: one that is replaced while it is pressed is never
+   clicked. */
+const pager = make("nav", {});
+const turn = (by) => () => trigger("select", { page: props.value.page + by });
+const before = button("‹ before", "the pages before", "before", turn(-1));
+const after = button("next ›", "the next page", "next", turn(1));
+const where = make("span", {});
+pager.append(before, where, after);
+
+function count(page, pages) {
+  where.textContent = `page ${page + 1} of ${pages}`;
   before.disabled = page <= 0;
   after.disabled = page >= pages - 1;
-  return make("nav", {}, before, make("span", {}, `page ${page + 1} of ${pages}`), after);
+  pager.style.display = pages < 2 ? "none" : "";
 }
 
 drawn((value) => {
@@ -58,5 +64,6 @@ drawn((value) => {
   if ([...grid.children].some((child, at) => child !== roots[at]) || grid.children.length !== roots.length) {
     grid.replaceChildren(...roots);
   }
-  place.replaceChildren(...[pager(page, pages), grid].filter(Boolean));
+  count(page, pages);
+  if (!grid.isConnected) place.replaceChildren(pager, grid);
 });
