@@ -1,8 +1,8 @@
-"""An adapter from two models: the largest changes of each weight."""
+"""An adapter from two models: the largest changes, chosen as `shira extract` does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.lora
@@ -10,42 +10,58 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from shira_core.adapter import Adapter, Header, MemoryWeights
+from shira_core.adapter import Adapter, Header
+from shira_core.conversion.choice import Choice, Energy
+from shira_core.conversion.select import Deltas, Progress, select
 from shira_core.errors import InvalidValue
 from shira_core.keymaps.comfy import DENOISER
-from shira_core.mask import Mask, SparseDelta
+from shira_core.mask import Shape
 from shira_core.names import UNET, detect
 
-Step = Callable[[], None]
 
+def extract(
+    tuned: Any, base: Any, choice: Choice, progress: Progress, **header: Any
+) -> tuple[Adapter, Energy]:
+    """Return the float32 adapter that brings `base` near to `tuned`, patches of both included.
 
-def extract(tuned: Any, base: Any, density: float, step: Step, **header: Any) -> Adapter:
-    """Return the adapter that brings `base` near to `tuned`, patches of both included.
-
-    density: share of each changed weight that is kept, those that changed most. `step` is called
-    for every weight. Raises InvalidValue for models of different architectures, or equal ones.
+    Raises InvalidValue for models of different architectures, or equal ones.
     """
-    first, second = tuned.get_key_patches(DENOISER), base.get_key_patches(DENOISER)
-    if {k: v[0][0].shape for k, v in first.items()} != {
-        k: v[0][0].shape for k, v in second.items()
-    }:
-        raise InvalidValue("the two models have different weights: take two of one architecture")
-    weights = MemoryWeights()
-    for name, delta in _deltas(first, second, step):
-        kept = _largest(delta, density)
-        if kept is not None:
-            weights[UNET + name.removeprefix(DENOISER)] = kept
+    models = _Models(tuned.get_key_patches(DENOISER), base.get_key_patches(DENOISER))
+    shapes = models.shapes()
+    weights, energy = select(Deltas(shapes, models.difference), choice, progress)
     if not weights:
         raise InvalidValue("the two models are the same: there is nothing to save")
-    shapes = {f"model.{key}": tuple(found[0][0].shape) for key, found in first.items()}
-    return Adapter(Header(architecture=detect(shapes), density=density, **header), weights)
+    density = energy.total.density if choice.density is None else choice.density
+    return Adapter(Header(architecture=detect(shapes), density=density, **header), weights), energy
 
 
-def _deltas(first: Any, second: Any, step: Step) -> Iterator[tuple[str, Tensor]]:
-    for key in first:
-        step()
-        if first[key][0][0].dtype.is_floating_point:
-            yield key, effective(first[key], key) - effective(second[key], key)
+@dataclass(frozen=True)
+class _Models:
+    """The weights of two models with their patches, by the host's names."""
+
+    tuned: dict[str, Any]
+    base: dict[str, Any]
+
+    def shapes(self) -> dict[str, Shape]:
+        """Return the shapes of all floating weights by names in a checkpoint."""
+        own, other = ({k: each[0][0].shape for k, each in m.items()} for m in self._both)
+        if own != other:
+            raise InvalidValue("the two models have different weights: take two of one kind")
+        return {
+            UNET + key.removeprefix(DENOISER): tuple(shape)
+            for key, shape in own.items()
+            if shape and self.base[key][0][0].dtype.is_floating_point
+        }
+
+    def difference(self, name: str) -> Tensor:
+        """Return the change of one weight, float32."""
+        key = DENOISER + name.removeprefix(UNET)
+        new, old = (effective(patches[key], key) for patches in self._both)
+        return new.sub_(old)
+
+    @property
+    def _both(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.tuned, self.base
 
 
 def effective(patches: Any, key: str) -> Tensor:
@@ -55,13 +71,3 @@ def effective(patches: Any, key: str) -> Tensor:
     copied = comfy.model_management.cast_to_device(weight, cpu, torch.float32, copy=True)
     found: Tensor = comfy.lora.calculate_weight(rest, convert(copied, inplace=True), key)
     return found
-
-
-def _largest(delta: Tensor, density: float) -> SparseDelta | None:
-    flat = delta.reshape(-1)
-    count = min(int(torch.count_nonzero(flat)), max(1, round(density * flat.numel())))
-    if not count:
-        return None
-    positions = torch.topk(flat.abs(), count).indices.sort().values
-    values = flat[positions].half()
-    return SparseDelta(Mask(tuple(delta.shape), positions), values)

@@ -201,6 +201,7 @@ def files(s: Setting) -> Facts:
     return {
         "saved": near(s.host.draw(s.load(s.model, "again.shira", 1.0)), s.dense((s.first, 1.0))),
         "not saved twice": error_of(lambda: save(adapted, s.model, "again", 1.0, "")),
+        "told": save(adapted, s.model, "fewer", 0.01, "")["ui"]["text"][0],
         "nothing to save": error_of(lambda: save(s.model, s.model, "empty", 1.0, "")),
         "names outside": error_of(lambda: save(adapted, s.model, "../x", 1.0, "")),
         "info": info.tell("again.shira")["result"],

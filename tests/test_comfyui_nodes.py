@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,11 @@ def check_files(found: dict[str, Any]) -> None:
     """What nodes that read and write files must do, in any host."""
     assert found["saved"]
     assert found["not saved twice"].startswith("FileExists:")
+    told = re.fullmatch(
+        r"wrote fewer.shira: ([\d,]+) entries, (\d+)% of the energy of the change", found["told"]
+    )
+    assert told, found["told"]
+    assert 0 < int(told[2]) < 100
     assert found["nothing to save"].startswith("InvalidValue: the two models are the same")
     assert found["names outside"].startswith("FileInvalid:")
     assert "trigger words: a, b" in found["info"][0]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import comfy.model_management
 import comfy.utils
 import folder_paths
+import torch
 
 import shira_core as shira
 from shira_core import facts, rows
 from shira_core.atomic import refuse_existing
+from shira_core.conversion.choice import Choice
 from shira_core.errors import FileInvalid, ShiraError
 
 from .. import difference
@@ -68,7 +71,10 @@ class Save:
                 "tuned": ("MODEL", {"tooltip": "The model with what is to be saved."}),
                 "base": ("MODEL", {"tooltip": "The model without it."}),
                 "name": ("STRING", {"default": "my style", "tooltip": "In models/shira."}),
-                "density": ("FLOAT", {**density, "tooltip": "Share of each weight to keep."}),
+                "density": (
+                    "FLOAT",
+                    {**density, "tooltip": "Share of all entries to keep."},
+                ),
                 "trigger": ("STRING", {"default": ""}),
             }
         }
@@ -86,23 +92,26 @@ class Save:
     ) -> dict[str, Any]:
         path = LIBRARY.new_path(name)
         refuse_existing(path, overwrite=False)  # before the long work
-        bar = comfy.utils.ProgressBar(len(base.model.state_dict()))
-
-        def step() -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            bar.update(1)
-
         words = tuple(filter(None, map(str.strip, trigger.split(","))))
-        adapter = difference.extract(
-            tuned, base, density, step, title=path.stem, triggers=words, mask="extracted"
+        adapter, energy = difference.extract(
+            tuned,
+            base,
+            Choice(density),
+            _interruptible(),
+            title=path.stem,
+            triggers=words,
+            mask="magnitude",
         )
-        adapter.save(path)
-        text = f"wrote {path.name}: {adapter.entries:,} entries"
+        adapter.save(path, dtype=torch.float16)
+        text = (
+            f"wrote {path.name}: {adapter.entries:,} entries, "
+            f"{energy.share:.0%} of the energy of the change"
+        )
         return {"ui": {"text": [text]}, "result": (path.name,)}
 
 
 class Bake:
-    """Writes a checkpoint with a stack in it into the output LIBRARY."""
+    """Writes a checkpoint with a stack in it into the output folder."""
 
     CATEGORY = inputs.CATEGORY
     DESCRIPTION = "Writes a checkpoint that has a stack in it, for programs that know no SHiRA."
@@ -113,7 +122,7 @@ class Bake:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
-        prefix = {"default": "checkpoints/baked", "tooltip": "In ComfyUI's output LIBRARY."}
+        prefix = {"default": "checkpoints/baked", "tooltip": "In ComfyUI's output folder."}
         return {
             "required": {
                 "checkpoint": (folder_paths.get_filename_list(CHECKPOINTS),),
@@ -125,14 +134,20 @@ class Bake:
     def bake(self, checkpoint: str, stack: rows.Stack, filename_prefix: str) -> dict[str, Any]:
         source = folder_paths.get_full_path_or_raise(CHECKPOINTS, checkpoint)
         target = numbered(filename_prefix)
-        bar = comfy.utils.ProgressBar(PER_MILLE)
-
-        def progress(done: int, total: int) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            bar.update_absolute(PER_MILLE * done // max(1, total))
-
-        shira.bake(source, target, [(e.adapter, e.alpha) for e in stack], progress=progress)
+        parts = [(entry.adapter, entry.alpha) for entry in stack]
+        shira.bake(source, target, parts, progress=_interruptible())
         return {"ui": {"text": [f"wrote {target}"]}, "result": (str(target),)}
+
+
+def _interruptible() -> Callable[[int, int], None]:
+    """Return a progress callback that draws the host's bar and stops when its user asks for it."""
+    bar = comfy.utils.ProgressBar(PER_MILLE)
+
+    def progress(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(PER_MILLE * done // max(1, total))
+
+    return progress
 
 
 def numbered(prefix: str) -> Path:
