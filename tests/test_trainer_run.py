@@ -15,6 +15,7 @@ from trainer_runs import STEPS, events
 
 import shira_core as shira
 from shira_core import keymaps
+from shira_core.cli import main as shira_main
 from shira_core.names import UNET
 from trainer_ui.engine.base import open_base
 from trainer_ui.engine.config import load
@@ -50,6 +51,13 @@ def test_apply_gives_the_trained_weights_too(tiny_base: Path, trained: Trained) 
     target = {names[name]: value for name, value in unet.state_dict().items()}
     with shira.apply(target, [(shira.load(path), 1.0)]):
         assert all(torch.equal(target[names[name]], value) for name, value in weights.items())
+
+
+def test_verify_knows_the_folder_that_it_was_trained_on(
+    tiny_base: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shira_main(["verify", str(trained[0]), "--base", str(tiny_base)]) == 0
+    assert "the base is the model it was trained on" in capsys.readouterr().out
 
 
 def test_the_header_tells_the_story(tiny_base: Path, trained: Trained) -> None:

@@ -17,13 +17,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from shira_core import keymaps, masks, names
+from shira_core.conversion.model import weight_files
 from shira_core.errors import InvalidValue, ShiraError
 from shira_core.mask import Mask, Shape
 from shira_core.masks.request import budget, matrix
 from shira_core.translate import Source
 
 from .engine import base as opening
-from .engine import diffusers_folder, dry_run, estimate, tuning
+from .engine import dry_run, estimate, tuning
 from .engine.config import Config
 from .engine.errors import BaseInvalid
 from .engine.outline import outline
@@ -201,7 +202,7 @@ def _read(base: Path, weight: Weight) -> Tensor:
     if not base.is_dir():
         return Checkpoint(base).read(weight.source).reshape(weight.shape)
     name = f"{weight.module}.weight"
-    for path in diffusers_folder.weight_files(base / "unet"):
+    for path in weight_files(base / "unet"):
         with safe_open(path, framework="pt") as file:
             if name in file.keys():  # noqa: SIM118 - no mapping
                 return file.get_tensor(name).float()

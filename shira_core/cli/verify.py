@@ -17,11 +17,13 @@ def add(subparsers: Any) -> None:
         "verify",
         "check every byte of a .shira file, and that it fits a model",
         "Read and check all positions and values of a .shira file and its hash; with --base, that "
-        "every weight exists in that checkpoint with the same shape.",
+        "every weight exists in that checkpoint or diffusers folder with the same shape.",
         "shira verify style.shira --base model.safetensors",
     )
     parser.add_argument("file", type=Path, help=".shira file, or its .safetensors twin")
-    parser.add_argument("--base", type=Path, metavar="CKPT", help="checkpoint that it shall fit")
+    parser.add_argument(
+        "--base", type=Path, metavar="CKPT", help="checkpoint or diffusers folder that it shall fit"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
 
@@ -44,13 +46,13 @@ def run(args: argparse.Namespace) -> int:
 def _fit(adapter: Any, base: Path) -> str:
     """Say how the adapter fits a checkpoint; raises WeightMissing or ShapeMismatch."""
     from ..check import check_fit
-    from ..container import read_header
-    from ..sound import digest
+    from ..conversion.model import open_model
 
-    check_fit(adapter, {name: info.shape for name, info in read_header(base).tensors.items()})
+    model = open_model(base)
+    check_fit(adapter, model.shapes)
     if not adapter.header.base_sha256:
         return "fits"
-    same = digest(base) == adapter.header.base_sha256
+    same = model.sha256() == adapter.header.base_sha256
     return (
         "is the model it was trained on" if same else "fits, but is not the one it was trained on"
     )

@@ -20,7 +20,8 @@ from ..mask import Shape
 from ..sound import digest
 from ..translate import Source
 
-_PARTS = {"unet": "unet", "text_encoder": "te1", "text_encoder_2": "te2", "vae": "vae"}
+_UNET = "unet"  # of a folder
+_PARTS = {_UNET: "unet", "text_encoder": "te1", "text_encoder_2": "te2", "vae": "vae"}
 _VAE = "first_stage_model."
 
 
@@ -69,7 +70,7 @@ class Piece:
 class Model:
     """The weights of a model by checkpoint names.
 
-    pieces: of each weight, in the order of its rows. metadata and sha256: of a file, else empty.
+    pieces: of each weight, in the order of its rows. metadata: of a file, else empty.
     """
 
     path: Path
@@ -88,8 +89,8 @@ class Model:
         return "v_prediction" if said.startswith("v") or "v_pred" in self.pieces else ""
 
     def sha256(self) -> str:
-        """Return the hash of a file, "" for a folder; reads all of it."""
-        return "" if self.path.is_dir() else digest(self.path)
+        """Return the hash of a file, of a folder that of its UNet's files; reads all of them."""
+        return digest(*(weight_files(self.path / _UNET) if self.path.is_dir() else [self.path]))
 
     def floating(self, name: str) -> bool:
         """Tell whether a weight holds floats, which can be read."""
@@ -144,12 +145,21 @@ def _sources(kind: str, component: str, files: Mapping[str, File]) -> dict[str, 
 
 
 def _part(folder: Path) -> dict[str, File]:
-    """Return the file of each weight of a part: of full precision, or else the fp16 ones."""
+    """Return the file of each weight of a part."""
+    return dict(_named(weight_files(folder)))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of a diffusers folder's part: of full precision, or else the fp16 ones.
+
+    Raises FileInvalid.
+    """
     files = sorted(folder.glob("*.safetensors"))
-    plain = [file for file in files if ".fp16" not in file.name and ".non_ema" not in file.name]
     if not files:
-        raise FileInvalid(f"{folder} has no .safetensors file: get the model in that format")
-    return dict(_named(plain or files))
+        has = "only a pickle" if any(folder.glob("*.bin")) else "no .safetensors file"
+        raise FileInvalid(f"{folder} has {has}: get the model as .safetensors")
+    plain = [file for file in files if ".fp16" not in file.name and ".non_ema" not in file.name]
+    return plain or files
 
 
 def _named(paths: list[Path]) -> Iterator[tuple[str, File]]:

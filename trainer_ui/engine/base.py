@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shira_core import keymaps, names
+from shira_core.conversion.model import weight_files
 from shira_core.mask import Shape
 from shira_core.sound import digest
 
@@ -205,5 +206,5 @@ def _open_folder(path: Path, dtype: torch.dtype, large: bool) -> Base:
         vae=folder.part(path / "vae", AutoencoderKL, torch.float32),
         scheduler={**single_file.SCHEDULER, **folder.scheduler(path)},
         name=path.resolve().name,
-        sha256=digest(*folder.weight_files(path / "unet")),
+        sha256=digest(*weight_files(path / "unet")),
     )

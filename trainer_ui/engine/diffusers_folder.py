@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from shira_core.conversion.model import weight_files
+
 from .errors import ONLY, BaseInvalid
 from .text import TextEncoder
 from .tokenizer import OPENCLIP_PADDING, EmbeddedTokenizer, FolderTokenizer, Tokenizer
@@ -81,16 +83,6 @@ def part(folder: Path, kind: Any, dtype: torch.dtype) -> nn.Module:
     for tensor in chain(module.parameters(), module.buffers()):
         tensor.data = tensor.data.clone()
     return module.eval()
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a part: the full-precision ones, else the fp16 ones."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        has = "only a pickle" if any(folder.glob("*.bin")) else "no .safetensors file"
-        raise BaseInvalid(f"base: {folder} has {has}: use the safetensors version of the model")
-    plain = [file for file in files if ".fp16" not in file.name and ".non_ema" not in file.name]
-    return plain or files
 
 
 def _nearby(path: Path) -> str:
