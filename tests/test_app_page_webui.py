@@ -40,7 +40,8 @@ def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """A server with a login as Gradio's, as a WebUI has it when it has started."""
     monkeypatch.setattr(trainer_proxy, "data_path", str(tmp_path))
     monkeypatch.setattr(trainer_proxy, "models_path", str(tmp_path))
-    monkeypatch.setattr(shared.cmd_opts, "shira_dir", None, raising=False)
+    for flag, gone in (("shira_dir", [str(tmp_path / "gone")]), ("ckpt_dir", str(tmp_path / "no"))):
+        monkeypatch.setattr(shared.cmd_opts, flag, gone, raising=False)
     app = FastAPI()
 
     def user(request: Request) -> str | None:

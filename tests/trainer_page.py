@@ -21,9 +21,9 @@ from comfyui_page import BROWSERS
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = "127.0.0.1"
-START_SECONDS, STEP_MS, TRAIN_MS = 120, 60_000, 300_000
+START_SECONDS = 120
+STEP_MS, OPEN_MS, TRAIN_MS = 60_000, 90_000, 300_000
 SIZE = {"width": 1400, "height": 900}
-FRAME = "html"
 
 
 # Serves, and says which callback of the event loop has computed for more than 0.2 s at once.
@@ -63,10 +63,10 @@ class Served:
         self.process.wait()
 
 
-def serve(roots: tuple[Path, ...], log: Path, **environment: str) -> Served:
-    """Start the trainer and wait until it answers."""
+def serve(roots: tuple[Path, ...], log: Path, port: int = 0, **environment: str) -> Served:
+    """Start the trainer and wait until it answers. port: 0 for a free one."""
     with socket.socket() as found:
-        found.bind((HERE, 0))
+        found.bind((HERE, port))
         port = found.getsockname()[1]
     folders = [part for root in roots for part in ("--root", str(root))]
     program = log.with_name("watched.py")
@@ -93,10 +93,13 @@ def serve(roots: tuple[Path, ...], log: Path, **environment: str) -> Served:
 
 
 class Page:
-    """One open page. `outside`: requests to other servers; `errors`: of scripts."""
+    """One open page. `outside`: requests to other servers; `errors`: of scripts.
+
+    tab: the browser's. root: where the trainer is in it, itself or a frame.
+    """
 
     def __init__(self, tab: Any, screens: Path) -> None:
-        self.tab, self.screens = tab, screens
+        self.tab, self.root, self.screens = tab, tab, screens
         self.outside, self.errors = list[str](), list[str]()
         self.inside = ""
         tab.on("request", self._request)
@@ -110,47 +113,78 @@ class Page:
     def open(self, url: str) -> None:
         """Load the page, and wait until the kept settings are in it."""
         self.inside = url
-        self.tab.goto(url, timeout=60_000)
-        self.tab.wait_for_selector("#set-images input", timeout=60_000)
-        self.tab.wait_for_selector("#said .shira-note", timeout=60_000)
+        self.tab.goto(url, timeout=OPEN_MS)
+        self._wait_until_filled()
+
+    def enter(self, frame: str) -> None:
+        """Go on in a frame of the page, when the kept settings are in it."""
+        self.root = self.tab.frame_locator(frame)
+        self._wait_until_filled()
+
+    def _wait_until_filled(self) -> None:
+        self.root.locator("#set-images input").wait_for(timeout=OPEN_MS)
+        self.root.locator("#said .shira-note").wait_for(timeout=OPEN_MS)
 
     def go(self, tab: str) -> None:
         """Choose a tab."""
-        self.tab.get_by_role("tab", name=tab, exact=True).click()
+        self.root.get_by_role("tab", name=tab, exact=True).click()
+
+    def click(self, place: str) -> None:
+        """Click what a selector finds."""
+        self.root.locator(place).click()
+
+    def field(self, name: str) -> Any:
+        """Return where text is typed."""
+        return self.root.locator(f"#{name} input, #{name} textarea").first
 
     def fill(self, name: str, text: str) -> None:
         """Type into a field, and leave it."""
-        field = self.tab.locator(f"#{name} input, #{name} textarea").first
-        field.fill(text)
-        field.press("Tab")
-
-    def value(self, name: str) -> str:
-        """Return what is in a field."""
-        return str(self.tab.locator(f"#{name} input, #{name} textarea").first.input_value())
+        self.field(name).fill(text)
+        self.field(name).press("Tab")
 
     def wait_for_value(self, name: str, text: str) -> None:
         """Wait until a field holds exactly this."""
-        fields = f"#{name} input, #{name} textarea"
-        same = "([fields, text]) => document.querySelector(fields).value === text"
-        self.tab.wait_for_function(same, arg=[fields, text])
+        from playwright.sync_api import expect
+
+        expect(self.field(name)).to_have_value(text, timeout=STEP_MS)
 
     def choose(self, name: str, text: str) -> None:
         """Choose from a list."""
-        self.tab.locator(f"#{name} input").first.click()
-        self.tab.get_by_role("option").filter(has_text=text).first.click()
+        self.root.locator(f"#{name} input").first.click()
+        self.root.get_by_role("option").filter(has_text=text).first.click()
 
     def unfold(self, text: str) -> None:
         """Open or close a part that is folded up."""
-        folded = self.tab.locator("button.label-wrap").filter(has_text=text)
+        folded = self.root.locator("button.label-wrap").filter(has_text=text)
         folded.locator("visible=true").first.click()
 
     def wait_for_text(self, place: str, text: str, timeout: int = STEP_MS) -> None:
         """Wait until a text is shown somewhere."""
-        self.tab.locator(place).get_by_text(text).first.wait_for(timeout=timeout)
+        self.root.locator(place).get_by_text(text).first.wait_for(timeout=timeout)
 
     def shoot(self, name: str, whole: bool = True) -> None:
         """Keep a picture of the page."""
         self.tab.screenshot(path=self.screens / f"{name}.png", full_page=whole)
+
+
+# ---- what is done on the page alone and in a WebUI ----
+def stop(page: Page) -> None:
+    """Stop the job that trains."""
+    page.root.get_by_role("button", name="finish the step").click()
+    page.wait_for_text("#jobs .state", "stopped", TRAIN_MS)
+    page.shoot("stopped")
+
+
+def resume(page: Page) -> None:
+    """Let the job that was stopped go on."""
+    page.root.get_by_role("button", name="go on from").click()
+    page.wait_for_text("#jobs .state", "running", TRAIN_MS)
+
+
+def copy_to_host(page: Page) -> None:
+    """Copy what was trained to the host, and wait until it is there."""
+    page.click("#copy")
+    page.wait_for_text("#after-said", "Copied")
 
 
 @contextmanager

@@ -58,10 +58,14 @@ def add(_: Any, app: FastAPI) -> None:
 
 
 def _roots() -> list[Path]:
-    """Return the folders that the trainer may use, the one for its own files first."""
-    own = [Path(data_path) / "shira-trainer", Path(models_path), *folders()[1:]]
+    """Return the folders that the trainer may use, the one for its own files first.
+
+    The WebUI starts with folders in its flags that are not there, so the trainer does, too.
+    """
     checkpoints = getattr(shared.cmd_opts, "ckpt_dir", None)
-    return [*own, Path(checkpoints)] if checkpoints else own
+    named = [*folders()[1:], *([Path(checkpoints)] if checkpoints else [])]
+    found = [folder for folder in named if folder.is_dir()]
+    return [Path(data_path) / "shira-trainer", Path(models_path), *found]
 
 
 async def _answer(trainer: TrainerApp, request: Request, path: str) -> Response:

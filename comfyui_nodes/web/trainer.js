@@ -19,9 +19,11 @@ async function openTrainer() {
 /** Say that nothing answers there, and what starts it. */
 function tell(address) {
   const close = make("button", { type: "button", onclick: () => dialog.close() }, "Close");
+  // The page's own use of Escape would keep the dialog open.
+  const onkeydown = (event) => event.stopPropagation();
   const dialog = make(
     "dialog",
-    { className: "shira-trainer", onclose: () => dialog.remove() },
+    { className: "shira-trainer", onclose: () => dialog.remove(), onkeydown },
     make("p", {}, `No trainer answers at ${address}. In SHiRA's folder, run:`),
     make("pre", {}, COMMAND),
     make("p", {}, "Then choose this menu entry again."),
