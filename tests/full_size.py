@@ -6,6 +6,7 @@ pictures must be the same.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,8 +19,10 @@ from adapters import random_adapter
 
 import shira_core as shira
 from shira_core import keymaps
+from shira_core.container import read_header
 
 MEAN, MOST = 0.1, 2  # grey levels by which two pictures of the same may differ
+IN_THE_MIDDLE = re.compile(r"\.middle_block\.|\.(layers|resblocks)\.1\.")
 VISIBLE = 2  # what an adapter must change at least, on average
 
 
@@ -44,6 +47,26 @@ def write_full_size(folder: Path) -> FullSize:
     random_style().save(files.compact)
     _shira("reference", files.plain)
     _shira("reference", files.wide, "--adapter", files.compact)
+    _shira("bake", files.plain, files.styled, files.wide)
+    return files
+
+
+def write_for(checkpoint: Path, folder: Path) -> FullSize:
+    """Write a random adapter for another checkpoint, and that with it baked in.
+
+    It changes matrices in the middle of the denoiser and in one layer of each text encoder.
+    """
+    files = FullSize(
+        plain=folder / checkpoint.name,
+        styled=folder / "styled.safetensors",
+        wide=folder / "wide.shira",
+        compact=folder / "wide.shira",
+    )
+    files.plain.symlink_to(checkpoint.absolute())
+    shapes = {name: each.shape for name, each in read_header(checkpoint).tensors.items()}
+    chosen = (name for name in shapes if IN_THE_MIDDLE.search(name) and len(shapes[name]) == 2)
+    matrices = {name: shapes[name] for name in chosen}
+    random_adapter(matrices, 0, density=0.05, scale=0.05).save(files.wide)
     _shira("bake", files.plain, files.styled, files.wide)
     return files
 

@@ -127,6 +127,8 @@ def test_errors_are_shown_and_names_are_no_html(webui: WebUI) -> None:
     webui.readout().get_by_text(NASTY).wait_for()
     webui.choose_page("SHiRA")
     webui.card("riso").wait_for()
+    said = webui.card(BROKEN).locator(".description").inner_text()
+    assert said.startswith("it is no safetensors file"), said
     webui.prompt("a cat")
     webui.card(BROKEN).click()
     assert webui.prompted() == "a cat <shira:broken:1>"
@@ -254,6 +256,8 @@ def test_hires_image_to_image_and_inpaint(webui: WebUI, data: Path) -> None:
     webui.turn_to("txt2img")
     assert 'SHiRA: "<shira:riso:0.5>"' in found
     assert "Mask blur: " in found
+    before, after = sorted(data.rglob("outputs/img2img-images/**/*.png"))
+    assert Image.open(before).tobytes() != Image.open(after).tobytes(), "nothing was painted"
 
 
 def test_axes_vary_the_first_row(webui: WebUI, data: Path) -> None:

@@ -1,10 +1,14 @@
-"""What the extension does to a real WebUI's weights; `WEBUI_DIR=... pytest` (see hosts.py)."""
+"""What the extension does to a real WebUI's weights; `WEBUI_DIR=... pytest` (see hosts.py).
+
+WEBUI_CHECKPOINT names a checkpoint to use instead of the reference base, such as one of SDXL.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,11 +21,10 @@ import pytest
 import torch
 import webui_hosts
 from adapters import random_adapter
-from full_size import VISIBLE, FullSize, Scene, check_same, compact_picture, difference
+from full_size import VISIBLE, FullSize, Scene, check_same, difference, write_for
 from hosts import HostFailed, Server
 from PIL import Image
 from safetensors.torch import save_file
-from test_host_webui import EXTRA
 from webui_hosts import SECOND
 
 pytestmark = hosts.needs("WEBUI_DIR")
@@ -67,6 +70,13 @@ class WebUI:
         picture = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
         return Drawn(np.asarray(picture.convert("RGB")), json.loads(answer["info"]))
 
+    def draw_baked(self) -> Drawn:
+        """Draw with the checkpoint that the adapter is baked into, and go back to the other."""
+        webui_hosts.use(self.server, self.files.styled)
+        drawn = self.draw()
+        webui_hosts.use(self.server, self.files.plain)
+        return drawn
+
     def weights(self) -> dict[str, str]:
         """Return the hash of every weight."""
         found: dict[str, str] = self.server.ask("/test/weights", seconds=hosts.DRAW_SECONDS)
@@ -81,12 +91,25 @@ class WebUI:
 
 
 @pytest.fixture(scope="module")
-def webui(full_size: FullSize, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+def files(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FullSize]:
+    own = os.environ.get("WEBUI_CHECKPOINT")
+    if not own:
+        yield request.getfixturevalue("full_size")
+        return
+    folder = tmp_path_factory.mktemp("own")
+    yield write_for(Path(own), folder)
+    shutil.rmtree(folder)  # it is as large as the checkpoint
+
+
+@pytest.fixture(scope="module")
+def webui(files: FullSize, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     found, data = webui_hosts.checkout(), tmp_path_factory.mktemp("webui")
-    write_files(data / "models", full_size)
-    with webui_hosts.serving(found, data, full_size.plain.parent, probes=PROBES) as server:
-        webui_hosts.use(server, full_size.plain)
-        yield WebUI(server, webui_hosts.kind_of(found.folder), full_size)
+    write_files(data / "models", files)
+    with webui_hosts.serving(found, data, files.plain.parent, probes=PROBES) as server:
+        webui_hosts.use(server, files.plain)
+        yield WebUI(server, webui_hosts.kind_of(found.folder), files)
 
 
 def write_files(models: Path, files: FullSize) -> None:
@@ -133,7 +156,7 @@ def clean(webui: WebUI, base: dict[str, str]) -> Iterator[None]:
 def test_a_tag_draws_what_the_baked_checkpoint_draws(
     webui: WebUI, plain: Drawn, tagged: Drawn
 ) -> None:
-    check_same(tagged.picture, compact_picture(EXTRA, webui.files.compact, SHORT))
+    check_same(tagged.picture, webui.draw_baked().picture)
     assert difference(tagged.picture, plain.picture)["mean"] > VISIBLE
     assert "SHiRA error" not in tagged.text
     assert "<shira:wide:1>" in tagged.text

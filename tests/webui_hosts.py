@@ -1,6 +1,7 @@
 """A real WebUI for tests: which one it is, and its server with this checkout as an extension.
 
-WEBUI_ARGS in the environment has more flags for it, such as --lowvram.
+WEBUI_ARGS in the environment has more flags for it, such as --lowvram; WEBUI_OPTIONS has settings
+of its page as JSON, such as {"fp8_storage": "Enable"}.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def serving(
     extensions = data / "extensions"
     extensions.mkdir(parents=True, exist_ok=True)
     (extensions / CLONE).symlink_to(hosts.ROOT)
-    (data / "config.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    settings = SETTINGS | json.loads(os.environ.get("WEBUI_OPTIONS", "{}"))
+    (data / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     for probe in probes:
         scripts = extensions / "probe" / "scripts"
         scripts.mkdir(parents=True, exist_ok=True)

@@ -91,9 +91,9 @@ class WebUI:
         self.ours("file", len(self.rows()) - 1).select_option(name)
 
     def paint(self, canvas: str) -> None:
-        """Draw a line over the middle of a canvas."""
+        """Draw a line on a canvas, above its middle where some hosts have a text."""
         box = self.tab.locator(canvas).bounding_box()
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 3
         self.tab.mouse.move(x - 30, y)
         self.tab.mouse.down()
         self.tab.mouse.move(x + 30, y + 10, steps=5)

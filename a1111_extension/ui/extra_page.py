@@ -106,7 +106,7 @@ class Page(ui_extra_networks.ExtraNetworksPage):
             return None
         if path.suffix != ".shira":
             return None
-        said = {"description": _shown(error), "user_metadata": {}}
+        said = {"description": _shown(error.removeprefix(f"{path}: ")), "user_metadata": {}}
         return self._item(name, index, path) | said | _prompts(name, (), {})
 
 
