@@ -21,6 +21,7 @@ from PIL import Image
 from shira_core.errors import FileInvalid, InvalidValue, WriteFailed
 from trainer_ui.engine.data import folder as files
 from trainer_ui.engine.data import join
+from trainer_ui.engine.data.buckets import Rule
 from trainer_ui.engine.errors import DataInvalid
 from trainer_ui.pictures import Folder, Item, captioners
 from trainer_ui.roots import Roots
@@ -110,8 +111,7 @@ def test_every_problem_is_shown_with_its_picture(tmp_path: Path) -> None:
         assert folder.items(4, 1)[0].size == (512, 512)  # its header is sound
         assert folder.items(5, 1)[0].size is None
         assert folder.tags()[0] == ("one colour", 3)
-        assert sum(folder.buckets(512).values()) == 8
-        assert folder.buckets(512)[512, 512] == 8
+        assert folder.buckets() == {(512, 512): 8}
 
 
 def test_damage_behind_a_sound_header_is_found(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_bulk_edits_do_what_they_show_and_are_taken_back_byte_for_byte(
                 (path / f"{stem}.txt").write_bytes(raw * (raw != b"\r\n") + text.encode() + raw)
         texts_before, before = captions(path), contents(path)
         clean = " ".join(trigger.split())
-        with opened(path, resolution=64) as folder:
+        with opened(path, rule=Rule(64, 64)) as folder:
             edits = [(folder.prepend(trigger), lambda text: join(clean, text or ""))]
             edits.append(
                 (

@@ -14,6 +14,7 @@ from shira_core.errors import InvalidValue
 
 from .. import pictures
 from ..engine.config.data import DataSettings
+from ..engine.errors import ConfigInvalid
 from ..pictures import captioners
 from . import images, places, widgets, words
 from .desk import DATASETS, Desk
@@ -29,6 +30,7 @@ PROBLEMS = [
     ("caption unreadable", "caption unreadable"),
 ]
 CAPTIONS = (".txt", ".caption", ".jsonl")
+SIZED = ("resolution", "buckets", "bucket_min", "bucket_max", "enlarge")  # what buckets depend on
 SHOWN_CHANGES, SHOWN_TAGS = 20, 60
 
 
@@ -45,7 +47,7 @@ class DatasetTab:
                 "images", scale=3, min_width=280
             )
             self.form.add("trigger", scale=2)
-            self.resolution = self.form.add("resolution", scale=1, min_width=140)
+            self.form.add("resolution", scale=1, min_width=140)
         self._upload()
         self.facts = widgets.markup("facts")
         self.problem = gr.Radio(PROBLEMS, value="", label="show", elem_id="problem-filter")
@@ -95,66 +97,67 @@ class DatasetTab:
 
     def connect(self) -> None:
         """Connect the tab, when all settings are on the page."""
-        where = [self.images, self.form.parts["base"], self.resolution]
-        looked = {"inputs": [*where, self.problem, self.page, self.stamp]}
-        shown = {"outputs": [self.gallery, self.facts, self.buckets, self.tags, self.stamp]}
-        look = words.answered(self.look)
-        self.problem.change(look, **looked, **shown, **QUIET)
-        self.images.change(words.answered(self.begin), where, self.stamp, **QUIET).then(
-            look, **looked, **shown, **QUIET
-        )
-        self.gallery.select(self.turn, [self.images, self.problem], self.page, **QUIET).then(
-            look, **looked, **shown, **QUIET
-        )
-        gr.Timer(2).tick(look, **looked, **shown, **QUIET)
+        images, parts = self.images, self.form.parts
+        look: dict[str, Any] = {"fn": words.answered(self.look), **QUIET}
+        look["inputs"] = [
+            *(images, self.problem, self.page, self.stamp, parts["base"]),
+            *(parts[name] for name in SIZED),
+        ]
+        look["outputs"] = [self.gallery, self.facts, self.buckets, self.tags, self.stamp]
+        self.problem.change(**look)
+        images.change(words.answered(self.begin), images, self.stamp, **QUIET).then(**look)
+        self.gallery.select(self.turn, [images, self.problem], self.page, **QUIET).then(**look)
+        gr.Timer(2).tick(**look)
         self.gallery.submit(
-            words.answered(self.write), where, self.saved, trigger_mode="multiple", **QUIET
+            words.answered(self.write), images, self.saved, trigger_mode="multiple", **QUIET
         )
         edits = [self.edit, self.preview, self.apply]
-        self.show_before.click(words.answered(self.prepend), [*where, self.words], edits, **QUIET)
+        self.show_before.click(words.answered(self.prepend), [images, self.words], edits, **QUIET)
         self.show_replace.click(
-            words.answered(self.replace), [*where, self.old, self.new], edits, **QUIET
+            words.answered(self.replace), [images, self.old, self.new], edits, **QUIET
         )
         self.show_captions.click(
-            words.answered(self.caption), [*where, self.program], edits, api_visibility="private"
+            words.answered(self.caption), [images, self.program], edits, api_visibility="private"
         )
         done = [*edits, self.stamp]
         seen = {"show_progress_on": self.preview, "api_visibility": "private"}
-        self.apply.click(words.answered(self.make_edit), [*where, self.edit], done, **seen)
-        self.undo.click(words.answered(self.undo_edit), where, done, **seen)
+        self.apply.click(words.answered(self.make_edit), [images, self.edit], done, **seen)
+        self.undo.click(words.answered(self.undo_edit), images, done, **seen)
         self.upload.upload(
             words.answered(self.take), [self.name, self.upload], self.images, **QUIET
         )
 
-    def folder(self, path: str, base: str, resolution: float | None) -> pictures.Folder | None:
-        """Return the folder of the page, None where none is chosen."""
+    def folder(self, path: str) -> pictures.Folder:
+        """Return the folder of the page; raises InvalidValue where none is chosen."""
         if not path:
-            return None
-        side = self.desk.resolution(base, resolution)
-        return self.desk.folders.open(self.desk.place("images", path), side, self.desk.roots)
+            raise InvalidValue("no folder of pictures is chosen: choose one")
+        return self.desk.folders.open(self.desk.place("images", path), self.desk.roots)
 
-    def begin(self, path: str, base: str, resolution: float | None) -> str:
+    def begin(self, path: str) -> str:
         """Look at a folder that was chosen as it is now."""
-        folder = self.folder(path, base, resolution)
-        if folder:
-            folder.again()
+        if path:
+            self.folder(path).again()
         return ""
 
     def look(
         self,
         path: str,
-        base: str,
-        resolution: float | None,
         problem: str,
         turned: tuple[str, str, int],
         stamp: str,
+        base: str,
+        *sized: Any,
     ) -> Any:
         """Return what is shown of the folder; nothing where nothing is new."""
-        folder = self.folder(path, base, resolution)
-        if folder is None:
+        if not path:
             return {"items": [], "page": 0, "pages": 0}, "", "", "", ""
+        folder, wrong = self.folder(path), ""
+        try:
+            folder.rule = self.desk.rule(base, dict(zip(SIZED, sized, strict=True)))
+        except ConfigInvalid as error:
+            wrong = words.note(error, "bad")
         page = turned[2] if turned[:2] == (path, problem) else 0
-        new = repr((path, page, problem, folder.stamp))
+        new = repr((path, page, problem, folder.stamp, wrong))
         if new == stamp:
             return [gr.skip()] * 5
         facts = folder.statistics()
@@ -162,76 +165,56 @@ class DatasetTab:
         page = min(page, max(0, pages - 1))  # captions may have been written since
         drawn = [_item(item) for item in folder.items(page, PAGE, problem)]
         value = {"items": drawn, "page": page, "pages": pages}
-        side = self.desk.resolution(base, resolution)
-        return value, _facts(facts), _buckets(folder.buckets(side)), _tags(folder.tags()), new
+        sizes = wrong or _buckets(folder.buckets())
+        return value, _facts(facts), sizes, _tags(folder.tags()), new
 
     def turn(self, path: str, problem: str, event: gr.EventData) -> tuple[str, str, int]:
         """Go to another page of what is shown."""
         return path, problem, max(0, int(event.page))
 
-    def write(self, path: str, base: str, resolution: float | None, event: gr.EventData) -> str:
+    def write(self, path: str, event: gr.EventData) -> str:
         """Write the caption that was changed on the page."""
-        folder = self.folder(path, base, resolution)
-        if folder is None:
-            raise InvalidValue("no folder of pictures is chosen: choose one")
-        folder.write(str(event.name), str(event.caption))
+        self.folder(path).write(str(event.name), str(event.caption))
         return words.note(f"The caption of {event.name} is saved.", "good")
 
-    def prepend(self, path: str, base: str, resolution: float | None, text: str) -> Any:
+    def prepend(self, path: str, text: str) -> Any:
         """Show what putting words before all captions would change."""
         if not text.strip():
             raise InvalidValue("there are no words to put before the captions: type them")
-        return _previewed(self._chosen(path, base, resolution).prepend(text.strip()))
+        return _previewed(self.folder(path).prepend(text.strip()))
 
-    def replace(self, path: str, base: str, resolution: float | None, old: str, new: str) -> Any:
+    def replace(self, path: str, old: str, new: str) -> Any:
         """Show what a replacement would change."""
         if not old:
             raise InvalidValue("there is nothing to search for: type it")
-        return _previewed(self._chosen(path, base, resolution).replace(old, new))
+        return _previewed(self.folder(path).replace(old, new))
 
     def caption(
         self,
         path: str,
-        base: str,
-        resolution: float | None,
         program: str | None,
         bar: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Any:
         """Show the captions that an installed program would write."""
         write = captioners.captioner(program or "")
-        folder = self._chosen(path, base, resolution)
-        return _previewed(folder.captioned(write, lambda done, of: bar((done, of))))
+        found = self.folder(path).captioned(write, lambda done, of: bar((done, of)))
+        return _previewed(found)
 
     def make_edit(
         self,
         path: str,
-        base: str,
-        resolution: float | None,
         edit: pictures.Edit | None,
         bar: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Any:
         """Make the change that is shown."""
-        folder = self._chosen(path, base, resolution)
+        folder = self.folder(path)
         count = folder.apply(edit, lambda done, of: bar((done, of))) if edit else 0
         return _edited(f"{count} captions are changed.")
 
-    def undo_edit(
-        self,
-        path: str,
-        base: str,
-        resolution: float | None,
-        bar: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Any:
+    def undo_edit(self, path: str, bar: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
         """Take the last change back."""
-        folder = self._chosen(path, base, resolution)
-        count = folder.undo(lambda done, of: bar((done, of)))
+        count = self.folder(path).undo(lambda done, of: bar((done, of)))
         return _edited(f"{count} captions are as before.")
-
-    def _chosen(self, path: str, base: str, resolution: float | None) -> pictures.Folder:
-        folder = self.folder(path, base, resolution)
-        if folder is None:
-            raise InvalidValue("no folder of pictures is chosen: choose one")
-        return folder
 
     def take(self, name: str, files: list[str]) -> Any:
         """Put uploaded files into a new folder."""
@@ -273,9 +256,11 @@ def _facts(facts: pictures.Statistics) -> str:
     return words.figures(tiles) + "".join(map(words.note, facts.notes))
 
 
-def _buckets(found: dict[tuple[int, int], int]) -> str:
-    rows = sorted(found.items(), key=lambda each: -each[1])
-    return words.table((f"{width}x{height}", f"{n} pictures") for (width, height), n in rows)
+def _buckets(found: dict[tuple[int, int] | None, int]) -> str:
+    return words.table(
+        (f"{size[0]}x{size[1]}" if size else "too small, not trained", f"{n} pictures")
+        for size, n in found.items()
+    )
 
 
 def _tags(found: list[tuple[str, int]]) -> str:

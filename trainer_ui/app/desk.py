@@ -14,8 +14,9 @@ from shira_core.errors import ShiraError, WriteFailed
 
 from .. import models
 from ..engine.config import PATHS, Config, load
+from ..engine.data import STEP, buckets
 from ..engine.errors import BaseInvalid, ConfigInvalid
-from ..engine.outline import outline
+from ..engine.outline import Outline, outline
 from ..jobs import Job, Runner, Store
 from ..pictures import Folder
 from ..roots import Roots
@@ -25,7 +26,7 @@ from .draft import Draft
 
 STATE, ADAPTERS, DATASETS, SHARED = "trainer", "adapters", "datasets", "shared"
 KEPT_FOLDERS = 4
-USUAL = 512  # pixels, while no base is chosen
+USUAL = 512, 8  # resolution and pixels per latent, while no base is chosen
 
 
 @dataclass
@@ -35,15 +36,14 @@ class Folders:
     _open: OrderedDict[Path, Folder] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def open(self, path: Path, resolution: int, roots: Roots) -> Folder:
+    def open(self, path: Path, roots: Roots) -> Folder:
         """Return a folder, the open one if it is; raises DataInvalid."""
         with self._lock:
             if path not in self._open:
-                self._open[path] = Folder(path, resolution, roots.resolve)
+                self._open[path] = Folder(path, allowed=roots.resolve)
             self._open.move_to_end(path)
             while len(self._open) > KEPT_FOLDERS:
                 self._open.popitem(last=False)[1].close()
-            self._open[path].resolution = resolution
             return self._open[path]
 
 
@@ -70,15 +70,20 @@ class Desk:
                 text = text.with_name(f"{text.name}.shira")
         return self.roots.resolve(text)
 
-    def resolution(self, base: str, given: float | None) -> int:
-        """Return the side in pixels that is trained: the given one, else the base's own."""
-        if given:
-            return int(given)
+    def rule(self, base: str, values: Mapping[str, Any]) -> buckets.Rule:
+        """Return which sizes a run with these settings trains; raises ConfigInvalid.
+
+        values: of the components that it depends on, by name.
+        """
+        stand_ins = {"base": str(self.home), "images": str(self.home), "out": "adapter"}
+        config = self.config({**fields.form_values({}), **stand_ins, **values})
         try:
             path = self.place("base", base)
-            return _resolution(path, path.stat().st_mtime_ns)
+            found = _outline(path, path.stat().st_mtime_ns)
+            resolution, factor = found.resolution, found.factor
         except (ShiraError, OSError):
-            return USUAL
+            resolution, factor = USUAL
+        return buckets.rule(config, config.resolution or resolution, STEP * factor)
 
     def weights(self, base: Path, which: str = "all") -> tuple[models.Weight, ...]:
         """Return what can be trained of a base, at once after the first time; raises BaseInvalid.
@@ -124,8 +129,8 @@ class Desk:
 
 
 @lru_cache(maxsize=16)
-def _resolution(base: Path, stamp: int) -> int:
-    return outline(base).resolution
+def _outline(base: Path, stamp: int) -> Outline:
+    return outline(base)
 
 
 @lru_cache(maxsize=16)

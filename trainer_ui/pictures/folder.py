@@ -6,41 +6,37 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 from shira_core.errors import InvalidValue, ShiraError
 
-from ..engine.data import buckets as shapes
 from ..engine.data import captions as tagging
 from ..engine.data import folder as files
+from ..engine.data.buckets import Rule
 from ..engine.errors import DataInvalid
-from . import captions, edit
+from . import captions, edit, sizes
 from .captioners import Captioner
 from .edit import Edit, Progress
 from .item import Item, Statistics
 from .looking import Looking, Size
-
-STEP = 64  # pixels that the sides of buckets are multiples of, for SD1.5 and SDXL
-TINY = 1.5  # a picture that is enlarged more looks soft
 
 
 class Folder:
     """The pictures of a folder, found as the trainer finds them (docs/training.md).
 
     It is listed at once; the pictures are looked at by a thread, in the order of their names.
-    resolution: that pictures are too small for; may be set. allowed: raises for a path that must
-    not be touched: pictures there are left out.
+    rule: of the sizes that pictures are trained in; may be set. allowed: raises for a path that
+    must not be touched: pictures there are left out.
     Raises DataInvalid when there are no pictures.
     """
 
     def __init__(
         self,
         path: Path,
-        resolution: int = 512,
+        rule: Rule = sizes.USUAL,
         allowed: Callable[[Path], object] = lambda path: None,
     ) -> None:
-        self.path, self.resolution, self._allowed = Path(path), resolution, allowed
+        self.path, self.rule, self._allowed = Path(path), rule, allowed
         self._lock, self._version = threading.RLock(), 0
         self._list()
         self._looking = self._look()
@@ -49,9 +45,9 @@ class Folder:
         return len(self._found)
 
     @property
-    def stamp(self) -> tuple[int, int, int]:
+    def stamp(self) -> tuple[int, int, Rule]:
         """What changes whenever something that is told of the folder does."""
-        return self._version, self._looking.done, self.resolution
+        return self._version, self._looking.done, self.rule
 
     def again(self) -> None:
         """List the folder again, for what other programs changed; raises DataInvalid."""
@@ -164,11 +160,13 @@ class Folder:
         """Return all tags with the number of captions, the most frequent first."""
         return Counter(tag for text in self._texts() for tag in tagging.tags(text)).most_common()
 
-    def buckets(self, resolution: int) -> dict[Size, int]:
-        """Return in which sizes the pictures that were looked at would be trained, and how many."""
-        known = shapes.sizes(resolution, STEP)
-        sizes = list(self._looking.sizes.values())
-        return dict(Counter(shapes.choose(size, known) for size in sizes).most_common())
+    def buckets(self) -> dict[Size | None, int]:
+        """Return in which sizes the pictures that were looked at would be trained, and how many.
+
+        None: not at all, since they are too small.
+        """
+        known = list(self._looking.sizes.values())
+        return dict(Counter(sizes.bucket(size, self.rule) for size in known).most_common())
 
     def statistics(self) -> Statistics:
         """Return the folder in numbers, as far as it has been looked at."""
@@ -269,22 +267,13 @@ class Folder:
         if number in known.damage:
             yield f"unreadable: {known.damage[number]}"
         if size := known.sizes.get(number):
-            larger = _enlarged(size, self.resolution)
-            if larger > TINY:
-                width, height = size
-                yield f"tiny: {width}x{height}, enlarged {larger:.1f} times for {self.resolution}"
+            yield from sizes.problems(size, self.rule)
         if number in known.like:
             yield f"duplicate: looks like {self._names[known.like[number]]}"
         if reason := self._unreadable.get(_stem(found.path)):
             yield f"caption unreadable: {reason}"
         elif not found.caption:
             yield "no caption"
-
-
-@lru_cache(maxsize=4096)  # most data sets have few sizes
-def _enlarged(size: Size, resolution: int) -> float:
-    """Return how much a picture is enlarged to be trained at a resolution."""
-    return shapes.scale(size, shapes.choose(size, shapes.sizes(resolution, STEP)))
 
 
 def _kinds(problems: Iterator[str]) -> list[str]:

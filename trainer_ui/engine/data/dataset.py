@@ -11,12 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config.data import DataSettings
-from ..errors import ConfigInvalid, DataInvalid
+from ..errors import DataInvalid
 from . import buckets, captions, folder, pictures
 from .buckets import Size
 from .folder import Contents, Found
-
-MAX_ENLARGED = 8  # a picture that is enlarged more shows nothing but its blur
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,7 @@ class Dataset:
 class _Rules:
     """What decides how a picture is trained."""
 
-    buckets: tuple[Size, ...]
-    step: int
-    smallest: int
-    enlarge: bool
+    bucket: buckets.Rule
     masked: bool
     captions: captions.Rule
     seed: int
@@ -120,19 +115,8 @@ def summary(skipped: Iterable[Skipped], shown: int = 5) -> str:
 
 
 def _rules(settings: DataSettings, resolution: int, step: int, seed: int) -> _Rules:
-    smallest, largest = settings.bucket_min, settings.bucket_max
-    if (smallest or 0) > resolution or (largest or resolution) < resolution:
-        raise ConfigInvalid(
-            f"bucket_min {smallest} and bucket_max {largest} leave no room for the resolution "
-            f"{resolution}: set them below and above it, or leave them out"
-        )
     return _Rules(
-        buckets=buckets.sizes(resolution, step, smallest, largest)
-        if settings.buckets
-        else ((resolution, resolution),),
-        step=step,
-        smallest=smallest or min(step, resolution),
-        enlarge=settings.enlarge,
+        bucket=buckets.rule(settings, resolution, step),
         masked=settings.masked_loss,
         captions=captions.Rule(
             settings.trigger,
@@ -176,28 +160,11 @@ def _example(found: Found, name: str, rules: _Rules) -> Example:
         caption=found.caption,
         prompts=captions.variants(found.caption or "", rules.captions, rules.seed),
         size=header.size,
-        bucket=_bucket(header.size, rules),
+        bucket=buckets.fit(header.size, rules.bucket),
         repeats=found.repeats,
         mask=(found.mask or own) if rules.masked else None,
         bytes=count,
     )
-
-
-def _bucket(size: Size, rules: _Rules) -> Size:
-    bucket = buckets.choose(size, rules.buckets)
-    if not rules.enlarge:
-        bucket = buckets.within(size, bucket, rules.step)
-        if min(bucket) < rules.smallest:
-            raise DataInvalid(
-                f"too small ({size[0]}x{size[1]}) for the smallest side {rules.smallest}, and "
-                "enlarge is off"
-            )
-    enlarged = buckets.scale(size, bucket)
-    if enlarged > MAX_ENLARGED:
-        raise DataInvalid(
-            f"too small ({size[0]}x{size[1]}): it would be enlarged {enlarged:.0f} times"
-        )
-    return bucket
 
 
 def _check_captions(examples: list[Example], settings: DataSettings) -> None:
