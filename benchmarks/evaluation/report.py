@@ -1,7 +1,7 @@
 """Write the tables and figures of `docs/evaluation.md` from `results/vision.jsonl`.
 
-Intervals are 95 %, from 2,000 bootstrap samples of the objects that were drawn; all styles and
-seeds of an object stay together, since they share its difficulty.
+Intervals are 95 %, from 2,000 bootstrap samples of the objects that were drawn; all styles, noises
+and seeds of an object stay together, since they share its difficulty.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import paths
 from numpy.typing import NDArray
 from plan import DRAWINGS, MIDDLE, NONE, RANKS, best_rates
-from results import Fused, Single, fused, records, singles
+from results import Fused, Record, Single, fused, learned_objects, records, singles
 
 DOCS = paths.ROOT / "docs"
 PAGE, RESULTS = DOCS / "evaluation.md", paths.RESULTS / "vision.jsonl"
@@ -87,6 +87,18 @@ def alpha_table(found: Sequence[Single]) -> str:
         at[1.0] = [each.both[:48] for each in members]
         cells = [f"{np.mean(np.stack(at[alpha])):.0%}" for alpha in alphas]
         lines.append(f"| {name(method)} | {' | '.join(cells)} |".replace("%", ""))
+    return "\n".join(lines)
+
+
+def objects_table(known: Iterable[Record], rates: Mapping[tuple[str, int, str], float]) -> str:
+    """One row per method, at the middle size: new objects, drawn by adapters that learned them."""
+    lines = ["| method | rate | of styles | object % | both % |", "|---|---:|---:|---:|---:|"]
+    found = learned_objects(known)
+    for method in filter(found.__contains__, NAMES):
+        rank = MIDDLE if (method, MIDDLE, "objects") in rates else 0
+        shares = [percent(mean_of(values), values.shape[1]) for values in found[method]]
+        own, styles = (f"{rates[method, rank, kind]:g}" for kind in ("objects", "style"))
+        lines.append(f"| {name(method)} | {own} | {styles} | {' | '.join(shares)} |")
     return "\n".join(lines)
 
 
@@ -247,6 +259,7 @@ def written(text: str, file: Path) -> str:
     for mark, table in (
         ("single", single_table(found, best_rates(known))),
         ("alphas", alpha_table(found)),
+        ("objects", objects_table(known, best_rates(known))),
         ("fusion", fusion_table(fusions)),
         ("interference", interference_table(fusions)),
     ):

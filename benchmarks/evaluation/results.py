@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from methods import Spec
 from numpy.typing import NDArray
-from tasks import BATCH_OF_PICTURES, CONTENTS
+from tasks import BASE_STYLES, BATCH_OF_PICTURES, CONTENTS, LEARNED_OBJECTS
 
 Values = NDArray[np.float64]
 Record = Mapping[str, Any]
@@ -116,6 +116,31 @@ def _single(record: Record) -> Single:
         entries=record.get("entries", 0),
         alphas={float(a): right(found) for a, found in record.get("alphas", {}).items()},
     )
+
+
+def learned_objects(known: Iterable[Record]) -> dict[str, tuple[Values, Values]]:
+    """Return how the new objects come out that adapters have learned, by method.
+
+    Object right, and style right as well: shares of the drawings of each object, (adapters, 8).
+    """
+    exams: dict[str, list[Record]] = {}
+    for record in known:
+        spec = record.get("spec", {})
+        if record["phase"] == "part" and spec["task"] in CONTENTS and not spec["shard"]:
+            exams.setdefault(spec["method"], []).append(record["exam"])
+    return {
+        method: (
+            _by_object(digits(exam["object"]) for exam in found),
+            _by_object(right(exam) for exam in found),
+        )
+        for method, found in exams.items()
+    }
+
+
+def _by_object(exams: Iterable[Values]) -> Values:
+    """Return the mean of each object's drawings, which `tasks.new_in` has ordered."""
+    ordered = np.stack([each.reshape(-1, LEARNED_OBJECTS, len(BASE_STYLES)) for each in exams])
+    return np.asarray(ordered.mean((1, 3)))
 
 
 def fused(known: Iterable[Record], name: Callable[[str], str]) -> list[Fused]:
