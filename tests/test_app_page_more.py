@@ -152,7 +152,7 @@ def test_an_adapter_is_shared(page: Page, served: Served, hub: Hub) -> None:
     card = (home / "shared" / "riso" / "README.md").read_text(encoding="utf-8")
     assert page.tab.locator("#share-built pre").inner_text().split() == card.split()
     assert "fox" in card
-    assert "publish" in page.value("share-command")
+    assert "publish" in page.field("share-command").input_value()
     page.tab.click("#share-push")
     page.tab.get_by_text("no token: type one").wait_for()
     page.fill("share-token", TOKEN)

@@ -23,6 +23,7 @@ from .studio import DRAWING, Studio
 
 REFRESH = 2
 MOST_CELLS = 120
+USUAL = "a cat\na house"
 
 
 class AfterTab:
@@ -76,10 +77,11 @@ class AfterTab:
 
     def connect(self) -> None:
         """Connect the tab."""
-        chosen = [self.kept, self.chosen, self.prompts, self.folder]
-        look = words.answered(self.look)
-        self.again.click(self.jobs, None, self.job, **QUIET).then(look, self.job, chosen, **QUIET)
-        self.job.change(look, self.job, chosen, **QUIET)
+        look = words.answered(self.look), self.job, [self.kept, self.chosen, self.folder]
+        self.again.click(self.jobs, None, self.job, **QUIET).then(*look, **QUIET)
+        self.job.change(*look, **QUIET)
+        asked = gr.State(None)
+        self.job.change(words.answered(self.ask), [self.job, asked], [self.prompts, asked], **QUIET)
         self.draw.click(
             words.answered(self.start),
             [self.job, self.kept, self.alphas, self.prompts],
@@ -89,8 +91,12 @@ class AfterTab:
         seen = gr.State("")
         shown = [self.grid, self.picture, self.share.pictures, seen]
         gr.Timer(REFRESH).tick(self.watch, [self.job, seen], shown, **QUIET)
+        told = gr.State("")
         self.chosen.change(
-            words.answered(self.read), self.chosen, [self.title, self.triggers], **QUIET
+            words.answered(self.read),
+            [self.chosen, told],
+            [self.title, self.triggers, told],
+            **QUIET,
         )
         self.finish.click(
             words.answered(self.write),
@@ -111,20 +117,24 @@ class AfterTab:
         return gr.update(choices=choices, value=choices[0][1] if choices else None)
 
     def look(self, id: int | None) -> Any:
-        """Return what a job has kept, and its prompts."""
+        """Return what a job has kept, and where it can be copied to."""
         if id is None:
-            return [gr.update(choices=[], value=None)] * 2 + [gr.skip()] * 2
+            return [gr.update(choices=[], value=None)] * 2 + [gr.skip()]
         job = self.desk.store.get(id)
         files = [(f"{k.path.stem} (step {k.step})", str(k.path)) for k in progress(job).checkpoints]
         last = files[-1][1] if files else None
-        prompts = "\n".join(settings_of(job.toml).sample_prompts) or "a cat\na house"
         hosts = places.host_folders(self.desk.roots)
         return (
             gr.update(choices=files, value=[path for _, path in files]),
             gr.update(choices=files, value=last),
-            prompts,
             gr.update(choices=hosts, value=hosts[0][1] if hosts else None),
         )
+
+    def ask(self, id: int | None, asked: int | None) -> Any:
+        """Return the prompts of a job; those of the job that was asked last stay as typed."""
+        if id is None or id == asked:
+            return gr.skip(), gr.skip()
+        return "\n".join(settings_of(self.desk.store.get(id).toml).sample_prompts) or USUAL, id
 
     def start(self, id: int | None, files: list[str], alphas: str, prompts: str) -> str:
         """Draw the grid in a process of its own."""
@@ -164,12 +174,14 @@ class AfterTab:
             new,
         )
 
-    def read(self, file: str | None) -> tuple[str, str]:
-        """Return what a file says now."""
+    def read(self, file: str | None, told: str) -> Any:
+        """Return what a file says now; what is typed about the file that was told last stays."""
         if not file:
-            return "", ""
+            return "", "", ""
+        if file == told:
+            return [gr.skip()] * 3
         header = load(self.desk.roots.resolve(file)).header
-        return header.title, ", ".join(header.triggers)
+        return header.title, ", ".join(header.triggers), file
 
     def write(self, file: str | None, title: str, triggers: str, picture: str) -> str:
         """Write title, trigger words and preview into a file."""

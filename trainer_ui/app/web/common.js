@@ -25,3 +25,11 @@ function drawn(draw) {
   watch("value", again);
   again();
 }
+
+/** Make these the children of an element; those that are in their places are not touched. */
+function arrange(parent, children) {
+  const same = (child, at) => child === parent.children[at];
+  if (parent.children.length !== children.length || !children.every(same)) {
+    parent.replaceChildren(...children);
+  }
+}

@@ -39,6 +39,7 @@ const before = button("‹ before", "the pages before", "before", turn(-1));
 const after = button("next ›", "the next page", "next", turn(1));
 const where = make("span", {});
 pager.append(before, where, after);
+const grid = make("div", { className: "grid" });
 
 function count(page, pages) {
   where.textContent = `page ${page + 1} of ${pages}`;
@@ -60,10 +61,7 @@ drawn((value) => {
     update(parts, item);
     return parts.root;
   });
-  const grid = place.querySelector(".grid") ?? make("div", { className: "grid" });
-  if ([...grid.children].some((child, at) => child !== roots[at]) || grid.children.length !== roots.length) {
-    grid.replaceChildren(...roots);
-  }
+  arrange(grid, roots);
   count(page, pages);
-  if (!grid.isConnected) place.replaceChildren(pager, grid);
+  arrange(place, [pager, grid]);
 });
