@@ -91,9 +91,13 @@ class WebUI:
         self.ours("file", len(self.rows()) - 1).select_option(name)
 
     def paint(self, canvas: str) -> None:
-        """Draw a line on a canvas, above its middle where some hosts have a text."""
+        """Draw a line over the middle of a canvas, once its picture is there."""
+        pictures = f"[...document.querySelectorAll('{canvas} img')]"
+        self.tab.wait_for_function(f"() => {pictures}.some((each) => each.naturalWidth)")
+        self.tab.wait_for_timeout(1000)  # the host sizes its canvas by the picture
+        self.tab.locator(canvas).scroll_into_view_if_needed()
         box = self.tab.locator(canvas).bounding_box()
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 3
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         self.tab.mouse.move(x - 30, y)
         self.tab.mouse.down()
         self.tab.mouse.move(x + 30, y + 10, steps=5)
