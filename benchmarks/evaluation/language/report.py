@@ -156,7 +156,7 @@ def draw(found: Sequence[Group], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel("answers that are right, %")
-    axes.legend()
+    figure.legend(loc="outside upper right", ncols=len(bars))
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)
 
