@@ -15,6 +15,7 @@ from torch import Tensor, nn
 META = torch.device("meta")
 WORDS = 49408  # of CLIP
 VAE = "first_stage_model."
+ATTENTION = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")  # 1x1 convolutions
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def _shapes(sizes: Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
                 seen.add(source.name)
                 rows, *rest = weights[own].shape
                 shape = (rows * source.parts, *rest)
+                if source.name.startswith(VAE) and own.endswith(ATTENTION):
+                    shape = (*shape, 1, 1)
                 yield source.name, shape[::-1] if source.transposed else shape
 
 
