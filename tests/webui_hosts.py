@@ -56,6 +56,13 @@ def kind_of(folder: Path) -> str:
     return "reforge" if (folder / "ldm_patched").is_dir() else "forge"
 
 
+def flags(kind: str) -> list[str]:
+    """Return how a WebUI computes; --no-half-vae in WEBUI_ARGS takes the place of --no-half."""
+    own = os.environ.get("WEBUI_ARGS", "").split()
+    left_out = "--no-half" if "--no-half-vae" in own else ""
+    return [*(flag for flag in ON_CPU[kind] if flag != left_out), *own]
+
+
 @contextmanager
 def serving(
     found: Checkout,
@@ -81,8 +88,7 @@ def serving(
     # Forge serves scripts of its own page only from the folder of its data.
     allowed = ("--gradio-allowed-path", str(found.folder))
     folders = ("--data-dir", str(data), "--ckpt-dir", str(checkpoints), *allowed)
-    flags = (*ON_CPU[kind_of(found.folder)], *os.environ.get("WEBUI_ARGS", "").split())
-    start = (*START, *flags, *folders, *more)
+    start = (*START, *flags(kind_of(found.folder)), *folders, *more)
     alone = WITHOUT_PAGE[0] in more
     ready, said = ("/sdapi/v1/options", "") if alone else ("/internal/ping", "Startup time")
     with hosts.serving(found, start, data / "log.txt", ready, said=said) as server:
