@@ -23,6 +23,7 @@ from shira_core.container import read_header
 
 MEAN, MOST = 0.1, 2  # grey levels by which two pictures of the same may differ
 IN_THE_MIDDLE = re.compile(r"\.middle_block\.|\.(layers|resblocks)\.1\.")
+WIDEST = 192  # of the compact base's layers, the rank of any widened change
 VISIBLE = 2  # what an adapter must change at least, on average
 
 
@@ -51,13 +52,18 @@ def write_full_size(folder: Path) -> FullSize:
     return files
 
 
+def write_lora(adapter: Path, lora: Path) -> None:
+    """Write an adapter of the widened base as a LoRA: copies of channels add no rank."""
+    _shira("convert", adapter, "-o", lora, "--to", "lora", "--rank", WIDEST, "--partial")
+
+
 def write_for(checkpoint: Path, folder: Path) -> FullSize:
     """Write a random adapter for another checkpoint, and that with it baked in.
 
     It changes matrices in the middle of the denoiser and in one layer of each text encoder.
     """
     files = FullSize(
-        plain=folder / checkpoint.name,
+        plain=folder / "plain.safetensors",
         styled=folder / "styled.safetensors",
         wide=folder / "wide.shira",
         compact=folder / "wide.shira",

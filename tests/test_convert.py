@@ -82,8 +82,28 @@ def test_factors_are_the_optimum_that_svd_gives(shape: tuple[int, ...], rank: in
 
 
 def test_a_delta_of_zeros_has_no_factors() -> None:
-    zeros = SparseDelta(Mask((4, 5), torch.arange(3)), torch.zeros(3))
-    assert factors(zeros, 2).rank == 0
+    for count in (0, 3):
+        zeros = SparseDelta(Mask((4, 5), torch.arange(count)), torch.zeros(count))
+        assert factors(zeros, 2).rank == 0
+
+
+@pytest.mark.parametrize("converges", [True, False])
+def test_many_equal_eigenvalues_do_no_harm(
+    converges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine rows of ten without an entry: LAPACK's eigh gave up on some such matrices."""
+    few = random_delta((128, 256), 0.05, 7, dtype=torch.float32)
+    positions = few.positions + few.positions.div(256, rounding_mode="floor") * 9 * 256
+    delta = SparseDelta(Mask((1280, 256), positions), few.values)
+    if not converges:
+        monkeypatch.setattr(torch.linalg, "eigh", diverging)
+    found = factors(delta, 128)
+    assert residual(delta, found) <= 1e-9 * energy(delta)
+    assert not found.up[1].any()
+
+
+def diverging(matrix: torch.Tensor) -> None:
+    raise torch.linalg.LinAlgError("linalg.eigh: The algorithm failed to converge")
 
 
 # ---- LoRAs as other programs read them ----

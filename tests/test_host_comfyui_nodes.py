@@ -16,14 +16,15 @@ import hosts
 import numpy as np
 import pytest
 import torch
-from full_size import VISIBLE, FullSize, check_same, difference
+from full_size import VISIBLE, FullSize, check_same, difference, write_lora
 from hosts import HostFailed, Server
 from safetensors.torch import load_file, save_file
 from test_comfyui_nodes import FLAGS, STUBS, check_files, check_flags, facts_of
 from test_host_comfyui import picture, run, workflow
 
 pytestmark = hosts.needs("COMFYUI_DIR")
-ADAPTER, OTHER, LORA = "wide.shira", "half.shira", "lora.safetensors"
+ADAPTER, OTHER = "wide.shira", "half.shira"
+LORA, CONVERTED = "lora.safetensors", "converted.safetensors"
 PREVIEW = b"\x89PNG, as far as a server knows"
 IN_PLACE = "SHiRA: applied in place"
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -115,6 +116,7 @@ def comfyui(
         (models / "checkpoints" / checkpoint.name).symlink_to(checkpoint)
     write_adapters(models / "shira", full_size)
     save_file(random_lora(), str(models / "loras" / LORA))
+    write_lora(full_size.wide, models / "loras" / CONVERTED)
     with hosts.serving_comfyui(checkout, base) as server:
         yield server
 
@@ -204,6 +206,14 @@ def test_a_lora_before_and_after_gives_one_picture(comfyui: Server) -> None:
     one, other = drawn(comfyui, before), drawn(comfyui, after)
     check_same(one, other)
     assert difference(one, drawn(comfyui, adapted(0.7)))["mean"] > 0
+
+
+def test_a_lora_that_was_converted_draws_what_the_adapter_draws(comfyui: Server) -> None:
+    graph = workflow("plain.safetensors")
+    given = {"lora_name": CONVERTED, "strength_model": 1.0, "strength_clip": 1.0}
+    graph["lora"] = node("LoraLoader", model=["model", 0], clip=["model", 1], **given)
+    use(graph, "lora")
+    check_same(drawn(comfyui, graph), drawn(comfyui, adapted()))
 
 
 def test_two_samplers_with_different_stacks_in_one_graph(comfyui: Server) -> None:
