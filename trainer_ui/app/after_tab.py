@@ -77,10 +77,13 @@ class AfterTab:
 
     def connect(self) -> None:
         """Connect the tab."""
-        look = words.answered(self.look), self.job, [self.kept, self.chosen, self.folder]
-        self.again.click(self.jobs, None, self.job, **QUIET).then(*look, **QUIET)
-        self.job.change(*look, **QUIET)
-        asked = gr.State(None)
+        asked, told = gr.State(None), gr.State("")
+        about = [self.title, self.triggers, told]
+        look: dict[str, Any] = {"fn": words.answered(self.look), **QUIET}
+        look |= {"inputs": [self.job, told]}
+        look |= {"outputs": [self.kept, self.folder, self.chosen, *about]}
+        self.again.click(self.jobs, None, self.job, **QUIET).then(**look)
+        self.job.change(**look)
         self.job.change(words.answered(self.ask), [self.job, asked], [self.prompts, asked], **QUIET)
         self.draw.click(
             words.answered(self.start),
@@ -91,13 +94,7 @@ class AfterTab:
         seen = gr.State("")
         shown = [self.grid, self.picture, self.share.pictures, seen]
         gr.Timer(REFRESH).tick(self.watch, [self.job, seen], shown, **QUIET)
-        told = gr.State("")
-        self.chosen.change(
-            words.answered(self.read),
-            [self.chosen, told],
-            [self.title, self.triggers, told],
-            **QUIET,
-        )
+        self.chosen.change(words.answered(self.read), [self.chosen, told], about, **QUIET)
         self.finish.click(
             words.answered(self.write),
             [self.chosen, self.title, self.triggers, self.picture],
@@ -116,18 +113,20 @@ class AfterTab:
         choices = [(f"{job.name} ({job.state})", job.id) for job in found]
         return gr.update(choices=choices, value=choices[0][1] if choices else None)
 
-    def look(self, id: int | None) -> Any:
-        """Return what a job has kept, and where it can be copied to."""
+    def look(self, id: int | None, told: str) -> Any:
+        """Return what a job has kept, where it can be copied to, and what the last one says."""
         if id is None:
-            return [gr.update(choices=[], value=None)] * 2 + [gr.skip()]
+            none = gr.update(choices=[], value=None)
+            return none, gr.skip(), none, *self.read(None, told)
         job = self.desk.store.get(id)
         files = [(f"{k.path.stem} (step {k.step})", str(k.path)) for k in progress(job).checkpoints]
         last = files[-1][1] if files else None
         hosts = places.host_folders(self.desk.roots)
         return (
             gr.update(choices=files, value=[path for _, path in files]),
-            gr.update(choices=files, value=last),
             gr.update(choices=hosts, value=hosts[0][1] if hosts else None),
+            gr.update(choices=files, value=last),
+            *self.read(last, told),
         )
 
     def ask(self, id: int | None, asked: int | None) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from shira_core.atomic import refuse_existing
-from shira_core.errors import InvalidValue
+from shira_core.errors import InvalidValue, ShiraError
 
 from .. import pictures
 from ..engine.config.data import DataSettings
@@ -103,9 +104,9 @@ class DatasetTab:
             *(images, self.problem, self.page, self.stamp, parts["base"]),
             *(parts[name] for name in SIZED),
         ]
-        look["outputs"] = [self.gallery, self.facts, self.buckets, self.tags, self.stamp]
+        look["outputs"] = self.shown
         self.problem.change(**look)
-        images.change(words.answered(self.begin), images, self.stamp, **QUIET).then(**look)
+        images.change(**look).then(words.answered(self.begin), images, **QUIET).then(**look)
         self.gallery.select(self.turn, [images, self.problem], self.page, **QUIET).then(**look)
         gr.Timer(2).tick(**look)
         self.gallery.submit(
@@ -133,11 +134,22 @@ class DatasetTab:
             raise InvalidValue("no folder of pictures is chosen: choose one")
         return self.desk.folders.open(self.desk.place("images", path), self.desk.roots)
 
-    def begin(self, path: str) -> str:
-        """Look at a folder that was chosen as it is now."""
-        if path:
-            self.folder(path).again()
-        return ""
+    @property
+    def shown(self) -> list[Any]:
+        """The components that `look` fills."""
+        return [self.gallery, self.facts, self.buckets, self.tags, self.stamp]
+
+    def first(self) -> Any:
+        """Return what is shown when a page is opened, before its settings are in it."""
+        kept = self.form.kept()
+        sized = (kept[name] for name in SIZED)
+        return self.look(kept["images"], "", ("", "", 0), "", kept["base"], *sized)
+
+    def begin(self, path: str) -> None:
+        """List a folder that is shown anew, for what other programs have put there."""
+        with suppress(ShiraError):  # `look` says it
+            if path:
+                self.folder(path).again()
 
     def look(
         self,
@@ -150,8 +162,11 @@ class DatasetTab:
     ) -> Any:
         """Return what is shown of the folder; nothing where nothing is new."""
         if not path:
-            return {"items": [], "page": 0, "pages": 0}, "", "", "", ""
-        folder, wrong = self.folder(path), ""
+            return _nothing("")
+        try:
+            folder, wrong = self.folder(path), ""
+        except ShiraError as error:
+            return _nothing(words.note(error, "bad"))
         try:
             folder.rule = self.desk.rule(base, dict(zip(SIZED, sized, strict=True)))
         except ConfigInvalid as error:
@@ -230,6 +245,11 @@ class DatasetTab:
             shutil.copyfile(file, unfinished / file.name)
         unfinished.rename(folder)
         return gr.update(value=str(folder), choices=places.picture_folders(self.desk.roots))
+
+
+def _nothing(said: str) -> Any:
+    """Return what is shown where there are no pictures."""
+    return {"items": [], "page": 0, "pages": 0}, said, "", "", ""
 
 
 def _item(item: pictures.Item) -> dict[str, Any]:

@@ -49,11 +49,26 @@ class Form:
         """Return the update of every component."""
         return [gr.update(value=values[name]) for name in fields.NAMES]
 
-    def kept(self) -> list[Any]:
-        """Return the updates that show what was on the page last."""
+    def kept(self) -> dict[str, Any]:
+        """Return what was on the page last, by name."""
         started = {"density": DEFAULT_DENSITY}
-        kept = fields.kept_values(self.desk.draft.read())
-        return self.filled({**fields.form_values(started), **kept})
+        return {**fields.form_values(started), **fields.kept_values(self.desk.draft.read())}
+
+    def opened(self) -> list[Any]:
+        """Return the updates of a page that was opened, and what is wrong with its settings.
+
+        Only of components that hold something else at first: each update takes a browser time. An
+        empty number is one of them: until it is told so, a browser takes it for 0.
+        """
+        kept = self.kept()
+        first = {name: self.parts[name].value for name in fields.NAMES}
+        updates = [
+            gr.update(value=kept[name])
+            if kept[name] is None or kept[name] != first[name]
+            else gr.skip()
+            for name in fields.NAMES
+        ]
+        return [*updates, self.judged(kept)]
 
     def keep(self, *given: Any) -> str:
         """Keep the values and say what is wrong with them."""

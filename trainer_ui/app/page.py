@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import places, widgets, words
+from . import places, widgets
 from .after_tab import AfterTab
 from .dataset_tab import DatasetTab
 from .desk import Desk
@@ -55,9 +55,8 @@ def _open(
         found = places.bases(desk.roots)
         return gr.update(choices=found), gr.update(choices=places.picture_folders(desk.roots))
 
-    page.load(form.kept, None, form.inputs, **QUIET).then(
-        words.answered(form.keep), form.inputs, form.said, **QUIET
-    )
+    page.load(form.opened, None, [*form.inputs, form.said], **QUIET)
+    page.load(data.first, None, data.shown, **QUIET)
     page.load(choices, None, [model.base, data.images], **QUIET)
     page.load(after.jobs, None, after.job, **QUIET)
     page.load(files.look, None, [files.cards, files.base], **QUIET)

@@ -52,9 +52,9 @@ class Folder:
     def again(self) -> None:
         """List the folder again, for what other programs changed; raises DataInvalid."""
         with self._lock:
-            before = [found.path for found in self._found]
+            before = self._names
             self._list()
-            if [found.path for found in self._found] != before:
+            if self._names != before:
                 self._looking.close()
                 self._looking = self._look()
 
@@ -194,12 +194,13 @@ class Folder:
 
     def _list(self) -> None:
         """List the pictures, without those that must not be touched."""
-        contents, self._unreadable = self._find()
-        out = [found for found in contents.found if not self._may(found.path)]
-        self._found = [found for found in contents.found if found not in out]
+        allow = self._by_folders()
+        contents, self._unreadable = self._find(allow)
+        self._found = [found for found in contents.found if _may(allow, found.path)]
+        out = len(contents.found) - len(self._found)
         self._names = [found.path.relative_to(self.path).as_posix() for found in self._found]
         self._numbers = {name: number for number, name in enumerate(self._names)}
-        more = [f"{len(out)} pictures are links out of the allowed folders"] if out else []
+        more = [f"{out} pictures are links out of the allowed folders"] if out else []
         self._notes = (*contents.notes, *more)
         self._version += 1
 
@@ -208,31 +209,37 @@ class Folder:
 
     def _list_captions(self) -> None:
         """Read the captions again; pictures that have come or gone wait for `again`."""
-        contents, self._unreadable = self._find()
+        contents, self._unreadable = self._find(self._by_folders())
         known = {found.path: found for found in contents.found}
         self._found = [known.get(found.path, found) for found in self._found]
         self._version += 1
 
-    def _find(self) -> tuple[files.Contents, dict[Path, str]]:
+    def _by_folders(self) -> Callable[[Path], None]:
+        """Return `allowed` for many files: their folders are asked for once, links each."""
+        known = set[Path]()
+
+        def allow(path: Path) -> None:
+            if path.is_symlink():
+                self._allowed(path)
+            elif path.parent not in known:
+                self._allowed(path.parent)
+                known.add(path.parent)
+
+        return allow
+
+    def _find(self, allow: Callable[[Path], None]) -> tuple[files.Contents, dict[Path, str]]:
         """Return what is found, and the reasons of captions that cannot be read, by stem."""
         unreadable: dict[Path, str] = {}
 
         def read(path: Path) -> str:
             try:
-                self._allowed(path)
+                allow(path)
                 return files.read(path)
             except ShiraError as error:
                 unreadable[_stem(path)] = str(error)
                 return ""
 
         return files.find(self.path, text=read), unreadable
-
-    def _may(self, path: Path) -> bool:
-        try:
-            self._allowed(path)
-        except ShiraError:
-            return False
-        return True
 
     def _number(self, name: str) -> int:
         if name not in self._numbers:
@@ -274,6 +281,14 @@ class Folder:
             yield f"caption unreadable: {reason}"
         elif not found.caption:
             yield "no caption"
+
+
+def _may(allow: Callable[[Path], None], path: Path) -> bool:
+    try:
+        allow(path)
+    except ShiraError:
+        return False
+    return True
 
 
 def _kinds(problems: Iterator[str]) -> list[str]:

@@ -9,9 +9,11 @@ they lack a text; and `metadata.jsonl` (Hugging Face's), which lists the picture
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from os.path import splitext
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,7 @@ def find(folder: Path, setting: str = "images", text: Read = read) -> Contents:
 def _from_folders(folder: Path, text: Read) -> Contents:
     found, notes = _from_folder(folder, text)
     used = {folder}
-    for below in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for below in (folder / name for name in _names(folder, os.path.isdir)):
         if (match := REPEATS.fullmatch(below.name)) and (repeats := int(match[1])):
             inside, more = _from_folder(below, text, repeats, _words(match[2]))
             found, notes = found + inside, notes + more
@@ -100,21 +102,22 @@ def _from_folder(
 
     The folder is listed once: asking for each file beside each picture is slow on network drives.
     """
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    names = _names(folder, os.path.isfile)
     pictures, there = [name for name in names if _is_picture(name)], set(names)
     found = []
     for name in pictures:
-        stem = Path(name).stem
+        stem = splitext(name)[0]
         texts = [folder / f"{stem}{kind}" for kind in TEXTS if f"{stem}{kind}" in there]
         mask = folder / f"{stem}{MASK}" if f"{stem}{MASK}" in there else None
         found.append(Found(folder / name, text(texts[0]) if texts else default, repeats, mask))
-    return found, list(_leftovers(names, {Path(name).stem for name in pictures}))
+    return found, list(_leftovers(names, {splitext(name)[0] for name in pictures}))
 
 
 def _leftovers(names: list[str], stems: set[str]) -> Iterator[str]:
-    texts = [name for name in names if Path(name).suffix in TEXTS and Path(name).stem not in stems]
+    parts = [(name, *splitext(name)) for name in names]
+    texts = [name for name, stem, kind in parts if kind in TEXTS and stem not in stems]
     masks = [n for n in names if n.endswith(MASK) and n.removesuffix(MASK) not in stems]
-    other = [name for name in names if Path(name).suffix.lower() in OTHER_EXTENSIONS]
+    other = [name for name, _, kind in parts if kind.lower() in OTHER_EXTENSIONS]
     if texts:
         yield f"{len(texts)} text files have no picture of their name, {texts[0]} for one"
     if masks:
@@ -166,12 +169,23 @@ def _lines(path: Path) -> list[str]:
 
 
 def _is_picture(name: str) -> bool:
-    kind = Path(name).suffix.lower()
+    kind = splitext(name)[1].lower()
     return kind in EXTENSIONS and not name.startswith(".") and not name.endswith(MASK)
 
 
 def _picture_names(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if _is_picture(p.name) and p.is_file())
+    return [name for name in _names(folder, os.path.isfile) if _is_picture(name)]
+
+
+def _names(folder: Path, wanted: Callable[[str], bool]) -> list[str]:
+    """Return the sorted names of the files, or the folders, in a folder. wanted: isfile or isdir.
+
+    What the listing itself tells is not asked for again, but of links.
+    """
+    with os.scandir(folder) as entries:
+        plain = os.DirEntry.is_file if wanted is os.path.isfile else os.DirEntry.is_dir
+        found = [e.name for e in entries if (wanted(e.path) if e.is_symlink() else plain(e))]
+    return sorted(found)
 
 
 def _words(name: str) -> str | None:
