@@ -9,16 +9,18 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import hosts
 import pytest
 import trainer_page
 import webui_hosts
 from hosts import Server
-from trainer_page import TRAIN_MS
-from webui_page import log_in
+from trainer_page import TRAIN_MS, Page
+from webui_page import WebUI, log_in
+
+import shira_core as shira
 
 pytestmark = [
     hosts.needs("WEBUI_DIR"),
@@ -26,6 +28,8 @@ pytestmark = [
 ]
 LOGIN = ("painter", "brush")
 PAGE = "shira/trainer/"
+FRAME = "#shira_trainer_frame"
+STEPS = 60
 
 
 @pytest.fixture(scope="module")
@@ -40,50 +44,90 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(data: Path) -> Iterator[Server]:
-    login = ("--gradio-auth", ":".join(LOGIN))
-    with webui_hosts.serving(webui_hosts.checkout(), data, data / "models", login) as found:
+    more = ("--gradio-auth", ":".join(LOGIN), "--skip-load-model-at-start")
+    with webui_hosts.serving(webui_hosts.checkout(), data, data / "none", more) as found:
         yield found
 
 
-def test_it_trains_in_the_tab_and_nobody_else_gets_in(server: Server, data: Path) -> None:
+def test_nobody_gets_in_without_the_login(server: Server) -> None:
     for path in (PAGE, f"{PAGE}gradio_api/info", f"{PAGE}picture?path=models", PAGE.rstrip("/")):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{server.url}/{path}")
         assert refused.value.code == 401
-    with trainer_page.browsing(data) as page:
+
+
+def test_from_pictures_to_a_row_of_the_host(
+    server: Server, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    screens = tmp_path_factory.mktemp("screens")
+    with _trainer(server, screens) as page:
+        _start(page)
+        page.shoot("webui-training", whole=False)
+    with _trainer(server, screens) as page:  # the run went on without it
+        page.go("Training")
+        page.wait_for_text("#job-head", "ink")
+        trainer_page.stop(page)
+    with _trainer(server, screens) as page:
+        page.go("Training")
+        trainer_page.resume(page)
+        page.wait_for_text("#jobs .state", "done", TRAIN_MS)
+        page.shoot("webui-done", whole=False)
+        _hand_on(page)
+        _use(page)
+        page.shoot("webui-row", whole=False)
+    ours = shira.load(data / "models" / "shira" / "ink.shira")
+    assert ours.header.triggers == ("contrast style", "ink")
+    assert ours.header.training["steps"] == STEPS
+
+
+@contextmanager
+def _trainer(server: Server, screens: Path) -> Iterator[Page]:
+    """Log in and go to the trainer's tab, in a browser of its own."""
+    with trainer_page.browsing(screens) as page:
         log_in(page.tab, server.url, LOGIN)
-        page.tab.get_by_role("tab", name="SHiRA trainer").or_(
-            page.tab.get_by_role("button", name="SHiRA trainer")
-        ).first.click()
-        frame = page.tab.frame_locator("#shira_trainer_frame")
-        _train(frame)
-        page.shoot("webui-trainer", whole=False)
+        tabs = page.tab.locator("#tabs")
+        named = {"name": "SHiRA trainer"}
+        tabs.get_by_role("tab", **named).or_(tabs.get_by_role("button", **named)).first.click()
+        page.enter(FRAME)
+        yield page
         assert not [each for each in page.errors if "shira" in each]
-    assert (data / "shira-trainer" / "adapters" / "ink.shira").is_file()
 
 
-def _train(frame: Any) -> None:
-    frame.locator("#said .shira-note").wait_for(timeout=90_000)
-    frame.locator("#set-images input").first.click()
-    frame.get_by_role("option").filter(has_text="contrast").first.click()
-    frame.locator("#gallery figure").nth(15).wait_for()
-    _fill(frame, "set-trigger", "contrast style")
-    frame.get_by_role("tab", name="Model & mask").click()
-    frame.locator("#set-base input").first.click()
-    frame.get_by_role("option").filter(has_text="compact").first.click()
-    frame.locator("#mask-picture img").wait_for()
-    frame.get_by_role("tab", name="Training", exact=True).click()
-    values = {"out": "ink", "steps": "12", "sample_every": "6", "batch_size": "2"}
+def _start(page: Page) -> None:
+    page.choose("set-images", "contrast")
+    page.root.locator("#gallery figure").nth(15).wait_for()
+    page.fill("set-trigger", "contrast style")
+    page.go("Model & mask")
+    page.choose("set-base", "compact")
+    page.root.locator("#mask-picture img").wait_for()
+    page.go("Training")
+    values = {"out": "ink", "steps": str(STEPS), "sample_every": "6", "batch_size": "2"}
     for name, text in values.items():
-        _fill(frame, f"set-{name}", text)
-    frame.locator("#said").get_by_text("Everything is set").wait_for()
-    frame.locator("#start").click()
-    frame.locator("#chart svg .loss").wait_for(timeout=TRAIN_MS)
-    frame.locator("#samples").get_by_text("step 6").wait_for(timeout=TRAIN_MS)
-    frame.locator("#jobs").get_by_text("done").wait_for(timeout=TRAIN_MS)
+        page.fill(f"set-{name}", text)
+    page.wait_for_text("#said", "Everything is set")
+    page.click("#start")
+    page.root.locator("#chart svg .loss").wait_for(timeout=TRAIN_MS)
+    page.wait_for_text("#samples", "step 6", TRAIN_MS)
 
 
-def _fill(frame: Any, name: str, text: str) -> None:
-    field = frame.locator(f"#{name} input, #{name} textarea").first
-    field.fill(text)
-    field.press("Tab")
+def _hand_on(page: Page) -> None:
+    page.go("After training")
+    page.click("#after-again")
+    page.wait_for_value("chosen", f"ink (step {STEPS})")
+    page.wait_for_value("finish-triggers", "contrast style")
+    page.fill("finish-triggers", "contrast style, ink")
+    page.click("#finish")
+    page.wait_for_text("#after-said", "is written")
+    trainer_page.copy_to_host(page)
+
+
+def _use(page: Page) -> None:
+    """Find it among the host's own adapters, without loading the page anew."""
+    webui = WebUI(page)
+    webui.turn_to("txt2img")
+    webui.wait_until_loaded()
+    webui.ours("refresh").click()
+    none = page.tab.locator(webui.accordion).get_by_text("No adapters yet")
+    none.wait_for(state="hidden")
+    webui.add("ink.shira")
+    webui.ours("word", 1).get_by_text("ink", exact=True).wait_for()
