@@ -91,11 +91,7 @@ class WebUI:
         self.ours("file", len(self.rows()) - 1).select_option(name)
 
     def paint(self, canvas: str) -> None:
-        """Draw a line over the middle of a canvas, once its picture is there."""
-        pictures = f"[...document.querySelectorAll('{canvas} img')]"
-        self.tab.wait_for_function(f"() => {pictures}.some((each) => each.naturalWidth)")
-        self.tab.wait_for_timeout(1000)  # the host sizes its canvas by the picture
-        self.tab.locator(canvas).scroll_into_view_if_needed()
+        """Draw a line over the middle of a canvas."""
         box = self.tab.locator(canvas).bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         self.tab.mouse.move(x - 30, y)
