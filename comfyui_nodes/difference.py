@@ -20,18 +20,18 @@ from shira_core.names import UNET, detect
 
 
 def extract(
-    tuned: Any, base: Any, choice: Choice, progress: Progress, **header: Any
+    tuned: Any, base: Any, density: float, progress: Progress, **header: Any
 ) -> tuple[Adapter, Energy]:
     """Return the float32 adapter that brings `base` near to `tuned`, patches of both included.
 
+    density: share of all entries that is kept, the largest changes.
     Raises InvalidValue for models of different architectures, or equal ones.
     """
     models = _Models(tuned.get_key_patches(DENOISER), base.get_key_patches(DENOISER))
     shapes = models.shapes()
-    weights, energy = select(Deltas(shapes, models.difference), choice, progress)
+    weights, energy = select(Deltas(shapes, models.difference), Choice(density), progress)
     if not weights:
         raise InvalidValue("the two models are the same: there is nothing to save")
-    density = energy.total.density if choice.density is None else choice.density
     return Adapter(Header(architecture=detect(shapes), density=density, **header), weights), energy
 
 
@@ -46,7 +46,9 @@ class _Models:
         """Return the shapes of all floating weights by names in a checkpoint."""
         own, other = ({k: each[0][0].shape for k, each in m.items()} for m in self._both)
         if own != other:
-            raise InvalidValue("the two models have different weights: take two of one kind")
+            raise InvalidValue(
+                "the two models have different weights: take two of one architecture"
+            )
         return {
             UNET + key.removeprefix(DENOISER): tuple(shape)
             for key, shape in own.items()

@@ -14,7 +14,6 @@ import torch
 import shira_core as shira
 from shira_core import facts, rows
 from shira_core.atomic import refuse_existing
-from shira_core.conversion.choice import Choice
 from shira_core.errors import FileInvalid, ShiraError
 
 from .. import difference
@@ -96,7 +95,7 @@ class Save:
         adapter, energy = difference.extract(
             tuned,
             base,
-            Choice(density),
+            density,
             _interruptible(),
             title=path.stem,
             triggers=words,

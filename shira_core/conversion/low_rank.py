@@ -55,12 +55,13 @@ def factors(delta: SparseDelta, rank: int) -> Factors:
 def _factored(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return the factors of a sparse matrix none of whose rows and columns is empty."""
     wide = matrix.shape[0] <= matrix.shape[1]
-    short = matrix if wide else matrix.t().coalesce()
-    squares, vectors = _eigen(torch.sparse.mm(short, short.t().to_dense()))
+    turned = matrix.t().coalesce()
+    short, long = (matrix, turned) if wide else (turned, matrix)
+    squares, vectors = _eigen(torch.sparse.mm(short, long.to_dense()))
     count = min(rank, int((squares > _LEAST * squares[-1:].clamp(min=0)).sum()))
     basis = vectors[:, len(squares) - count :].flip(1)
     roots = squares[len(squares) - count :].flip(0).sqrt().sqrt()
-    across = torch.sparse.mm(short.t().coalesce(), basis) / roots
+    across = torch.sparse.mm(long, basis) / roots
     basis = basis * roots
     return (basis, across.t()) if wide else (across, basis.t())
 
