@@ -26,7 +26,10 @@ class AdapterSettings(BaseModel):
         "(untrained) te1*=0.01",
     )
     shard: int = Field(
-        0, ge=0, description="0, 1, 2...: another shard trains other entries, for mixing"
+        0,
+        ge=0,
+        description="0, 1, 2...: each number trains other entries; give each adapter that you want "
+        "to mix its own",
     )
     axis: Literal["columns", "rows", "both"] | None = Field(
         None, description="lines of the mask struct besides the diagonal; default: columns"
