@@ -21,15 +21,24 @@ import pytest
 import torch
 import webui_hosts
 from adapters import random_adapter
-from full_size import VISIBLE, FullSize, Scene, check_same, difference, write_for
+from full_size import VISIBLE, FullSize, Scene, check_same, difference, write_for, write_lora
 from hosts import HostFailed, Server
 from PIL import Image
 from safetensors.torch import save_file
 from webui_hosts import SECOND
 
+import shira_core as shira
+from a1111_extension import tag as tags
+from shira_core.rows import Row
+
 pytestmark = hosts.needs("WEBUI_DIR")
 TAG = "<shira:wide:1>"
 LORA = "<lora:random:1>"
+CONVERTED = "<lora:converted:1>"
+OWN = os.environ.get("WEBUI_CHECKPOINT")
+# By case alone other than another; what a prompt would take for something else.
+ODD = ("Wide", "WIDE", "Größe \u732b", "two  words", "(a:1.2) [b]", "x, AND y", "-0.5", "50%3A")
+MANY = 50
 EXPLODE = "explode now"
 PROBES = ("webui_probe.py", "webui_weights_probe.py")
 SHORT = Scene(steps=2, size=64)
@@ -94,12 +103,11 @@ class WebUI:
 def files(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FullSize]:
-    own = os.environ.get("WEBUI_CHECKPOINT")
-    if not own:
+    if not OWN:
         yield request.getfixturevalue("full_size")
         return
     folder = tmp_path_factory.mktemp("own")
-    yield write_for(Path(own), folder)
+    yield write_for(Path(OWN), folder)
     shutil.rmtree(folder)  # it is as large as the checkpoint
 
 
@@ -120,6 +128,11 @@ def write_files(models: Path, files: FullSize) -> None:
     wrong = {"model.diffusion_model.input_blocks.1.1.proj_in.weight": (640, 640)}
     random_adapter(wrong, 0, density=0.01).save(models / "shira" / "wrong.shira")
     (models / "shira" / "broken.shira").write_bytes(b"no adapter")
+    for name in ("case", *many()):
+        (models / "shira" / f"{name}.shira").hardlink_to(models / "shira" / "wide.shira")
+    shira.mix([(shira.load(files.wide), -1)]).save(models / "shira" / "Case.shira")
+    if not OWN:
+        write_lora(files.wide, models / "Lora" / "converted.safetensors")
     generator = torch.Generator().manual_seed(0)
     lora = {}
     for block, width in ((1, 320), (4, 640)):
@@ -128,6 +141,11 @@ def write_files(models: Path, files: FullSize) -> None:
             for end, shape in (("up", (width, 4)), ("down", (4, width))):
                 lora[f"{layer}.lora_{end}.weight"] = torch.randn(shape, generator=generator) * 0.3
     save_file(lora, str(models / "Lora" / "random.safetensors"))
+
+
+def many() -> list[str]:
+    """Return names of files, the odd ones among them."""
+    return [*ODD, *(f"style {number}" for number in range(MANY - len(ODD)))]
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +228,32 @@ def test_rows_of_the_accordion_draw_as_tags_do(webui: WebUI, tagged: Drawn) -> N
     assert np.array_equal(drawn.picture, tagged.picture)
 
 
+def test_fifty_adapters_with_odd_names_add_up(webui: WebUI, tagged: Drawn) -> None:
+    drawn = webui.draw("".join(tags.write(tags.Tag(Row(name, alpha=1 / MANY))) for name in many()))
+    assert "SHiRA error" not in drawn.text
+    check_same(drawn.picture, tagged.picture)
+
+
+def test_two_tags_of_a_file_add_up(webui: WebUI, tagged: Drawn) -> None:
+    drawn = webui.draw("<shira:wide:0.75><shira:wide:0.25>")
+    assert np.array_equal(drawn.picture, tagged.picture)
+
+
+def test_names_that_differ_by_case_are_two_files(webui: WebUI, plain: Drawn) -> None:
+    assert np.array_equal(webui.draw("<shira:case:1><shira:Case:1>").picture, plain.picture)
+    missing = webui.draw("<shira:cASE:1>")
+    assert "'cASE.shira' is not in models/shira" in missing.text
+    assert np.array_equal(missing.picture, plain.picture)
+
+
+@pytest.mark.skipif(bool(OWN), reason="no LoRA holds a random adapter")
+def test_a_lora_that_was_converted_draws_what_the_adapter_draws(
+    webui: WebUI, plain: Drawn, tagged: Drawn
+) -> None:
+    check_same(webui.draw(CONVERTED).picture, tagged.picture)
+    assert np.array_equal(webui.draw().picture, plain.picture)
+
+
 # ---- last: with 8-bit weights, pictures after another checkpoint differ by rounding ----
 def test_a_tag_draws_what_the_baked_checkpoint_draws(
     webui: WebUI, plain: Drawn, tagged: Drawn
@@ -223,4 +267,15 @@ def test_a_tag_draws_what_the_baked_checkpoint_draws(
 def test_another_checkpoint_in_the_middle_of_a_run(webui: WebUI, plain: Drawn) -> None:
     refined = webui.draw(TAG, refiner_checkpoint=webui.files.styled.name, refiner_switch_at=0.5)
     assert "SHiRA error" not in refined.text
+    check_same(webui.draw().picture, plain.picture)
+
+
+def test_checkpoints_back_and_forth(webui: WebUI, plain: Drawn, tagged: Drawn) -> None:
+    other = {"override_settings": {"sd_model_checkpoint": webui.files.styled.name}}
+    styled = webui.draw(**other)  # the job's own checkpoint; the first one is loaded again after it
+    both = webui.draw(TAG, **other)
+    assert difference(both.picture, styled.picture)["mean"] > VISIBLE / 2
+    check_same(webui.draw(TAG).picture, tagged.picture)
+    check_same(webui.draw(TAG, **other).picture, both.picture)
+    check_same(webui.draw(**other).picture, styled.picture)
     check_same(webui.draw().picture, plain.picture)
