@@ -89,14 +89,11 @@ class Report:
 
 
 def advice_on(overlap: float) -> str:
-    """Say what a share of common entries alone means for a person; "" where it is small."""
+    """Say what to do about a share of common entries; "" where it is small."""
     if overlap >= 0.5:
-        return (
-            "they change mostly the same entries: lower the alphas, or train one again with the "
-            "setting shard at 1"
-        )
+        return "lower the alphas, or train one again with the setting shard at 1"
     if overlap >= 0.1:
-        return "they share many entries: mix with lower alphas and look at the result"
+        return "mix with lower alphas and look at the result"
     return ""
 
 

@@ -313,8 +313,8 @@ def test_the_readout_says_what_pairs_share(library: Library, folder: Path) -> No
         Adapter(Header(), MemoryWeights({WEIGHT: delta})).save(folder / f"{name}.shira")
     rows = json.dumps([{"name": f"{name}.shira"} for name in places])
     text = Text(readout.show(library, rows)).text
-    assert "few and same have 100% of their entries in common: they change mostly the same" in text
-    assert "few and half have 25% of their entries in common: they share many" in text
+    assert "few and same have 100% of their entries in common: lower the alphas" in text
+    assert "few and half have 25% of their entries in common: mix with lower" in text
     assert "half and apart have almost none of their entries in common: mix freely" in text
     assert "3 more pairs" in text
     assert "in common" not in readout.show(library, rows, interference=False)
