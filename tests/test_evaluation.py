@@ -88,3 +88,24 @@ def test_every_job_of_a_phase_is_another_one() -> None:
     rates = plan.best_rates(results.records(report.RESULTS))
     for jobs in (plan.search(), plan.tried(), plan.single(rates), plan.fusions(rates)):
         assert len({job.key for job in jobs}) == len(jobs) > 0
+
+
+def test_ways_to_use_adapters_together(base: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = ({"w": scale * torch.randn(6, 5, generator=generator)} for scale in (1, 4))
+    learned = [methods.Learned(first), methods.Learned(second)]
+    a, b = first["w"], second["w"]
+    size = (a.norm() * b.norm()) ** 0.5
+    elected = (a + b).sign()
+    agree = torch.stack([(x.sign() == elected) for x in (a, b)]).float()
+    expected = {
+        "sum": a + b,
+        "alpha 0.7": 0.7 * (a + b),
+        "balanced": size * (a / a.norm() + b / b.norm()),
+        "ties": (agree[0] * a + agree[1] * b) / agree.sum(0),
+        "mean": (a + b) / 2,
+    }
+    for mode, wanted in expected.items():
+        together = fusion.fused(base, fusion.Fusion((), mode), learned)
+        found = sum(alpha * deltas["w"] for deltas, alpha in together)
+        assert torch.allclose(found, wanted, atol=1e-5), mode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -24,14 +25,19 @@ from tasks import (
 from torch import Tensor
 from world import ALL_STYLES, World
 
-from shira_core import mix
+from shira_core import Adapter, Header, Mask, MemoryWeights, SparseDelta, mix
 
-SUM = "sum"
+SUM, BALANCED = "sum", "balanced"
+ALPHAS = {SUM: 1.0, "alpha 0.7": 0.7}  # ways to add up
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """Adapters of one method that are added up. apart: their masks have no common entry."""
+    """Adapters of one method that are used together. apart: their masks have no common entry.
+
+    mode: one of ALPHAS; "balanced", added up at alphas that make all equally large, with 1 for
+    their geometric mean; or a mode of `shira_core.mix`.
+    """
 
     parts: tuple[Spec, ...]
     mode: str = SUM
@@ -90,7 +96,7 @@ def together(parts: Fusion) -> dict[str, list[Asked]]:
 
 def measure(world: World, painter: Painter, parts: Fusion, learned: Sequence[Learned]) -> dict:
     """Return the scores of a fusion, and how much its parts interfere."""
-    painter.put([(deltas, 1.0) for deltas in fused(world, parts, learned)])
+    painter.put(fused(world, parts, learned))
     found: dict[str, object] = {}
     for name, wanted in together(parts).items():
         given = scores(world, painter.draw(wanted), wanted)
@@ -105,12 +111,37 @@ def measure(world: World, painter: Painter, parts: Fusion, learned: Sequence[Lea
     return found
 
 
-def fused(world: World, parts: Fusion, learned: Sequence[Learned]) -> list[dict[str, Tensor]]:
-    """Return the deltas that are added to the base."""
-    if parts.mode == SUM:
-        return [each.deltas for each in learned]
-    mixed = mix([(each.adapter, 1.0) for each in learned], parts.mode)  # type: ignore[misc]
-    return [dense(mixed, world.device)]
+def fused(
+    world: World, parts: Fusion, learned: Sequence[Learned]
+) -> list[tuple[dict[str, Tensor], float]]:
+    """Return the deltas that are added to the base, with their alphas."""
+    deltas = [each.deltas for each in learned]
+    if parts.mode in ALPHAS:
+        return [(each, ALPHAS[parts.mode]) for each in deltas]
+    if parts.mode == BALANCED:
+        sizes = [norm(each) for each in deltas]
+        size = math.prod(sizes) ** (1 / len(sizes))
+        return [(each, size / own) for each, own in zip(deltas, sizes, strict=True)]
+    mixed = mix([(each.adapter or holding_all(each.deltas), 1.0) for each in learned], parts.mode)
+    return [(dense(mixed, world.device), 1.0)]
+
+
+def norm(deltas: dict[str, Tensor]) -> float:
+    """Return the root of the sum of all squares."""
+    return math.sqrt(sum(delta.double().square().sum().item() for delta in deltas.values()))
+
+
+def holding_all(deltas: dict[str, Tensor]) -> Adapter:
+    """Return dense deltas, such as a LoRA's, as an adapter that holds every entry."""
+    weights = MemoryWeights(
+        {
+            name: SparseDelta(
+                Mask(tuple(delta.shape), torch.arange(delta.numel())), delta.flatten().cpu()
+            )
+            for name, delta in deltas.items()
+        }
+    )
+    return Adapter(Header(architecture="unknown"), weights)
 
 
 def interference(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fusion import SUM, Fusion, combined, fusion
+from fusion import BALANCED, SUM, Fusion, combined, fusion
 from methods import PAPER, TRIED, Spec
 from tasks import CONTENTS, STYLES
 
@@ -19,7 +19,12 @@ RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # "objects" one more
 FULL_RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 ALPHAS = (0.25, 0.5, 0.75, 1.25, 1.5)
 APART = ("struct", "wm", "grad")
-MODES = (("wm", "ties"), ("wm", "mean"))
+MIXED = ("lora", "struct", "rand", "wm")
+MODES = (  # other ways to use adapters together, by method
+    *(("wm", mode) for mode in ("ties", "mean")),
+    *(("lora", mode) for mode in ("ties", "mean")),
+    *((method, mode) for mode in (BALANCED, "alpha 0.7") for method in MIXED),
+)
 SHUFFLED = ("lora", "wm")
 NONE, DRAWINGS = "none", "drawings"
 

@@ -18,14 +18,18 @@ Record = Mapping[str, Any]
 
 
 def records(file: Path) -> list[dict[str, Any]]:
-    """Return all results so far; a line that was cut off counts as none."""
-    found = []
+    """Return all results so far; a line that was cut off counts as none.
+
+    Of what was measured again, as parts of fusions are whose adapters were not kept, the last.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
-            found.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             continue
-    return found
+        found[record["phase"], record["key"]] = record
+    return list(found.values())
 
 
 @dataclass(frozen=True)
