@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import hosts
+import numpy as np
 import pytest
 import webui_hosts
 from full_size import FullSize
 from hosts import DRAW_SECONDS, Server
 from PIL import Image
+from webui_masks import check_inpainted, paint
 from webui_page import WebUI, browsing_webui
 
 pytestmark = hosts.needs("WEBUI_DIR")
@@ -246,16 +248,19 @@ def test_hires_image_to_image_and_inpaint(webui: WebUI, data: Path) -> None:
     webui.wait_for_rows(1)
     check_both(webui.draw(DRAW_SECONDS))
     webui.page.shoot("img2img")
+    before = newest(data)
     webui.send_to("inpaint")
     webui.wait_for_rows(1)
     webui.ours("number").fill("0.5")
     webui.ours("number").press("Tab")
-    webui.paint("#img2maskimg")
+    painted = paint(webui.tab, "#img2maskimg")
+    webui.page.shoot("painted")
     found = webui.draw(DRAW_SECONDS)
     webui.page.shoot("inpaint")
     webui.turn_to("txt2img")
     assert 'SHiRA: "<shira:riso:0.5>"' in found
-    assert "Mask blur: " in found
+    assert "Mask blur: 4" in found
+    check_inpainted(before, newest(data), painted)
 
 
 def test_axes_vary_the_first_row(webui: WebUI, data: Path) -> None:
@@ -290,6 +295,12 @@ def check_both(infotext: str) -> None:
     assert 'SHiRA: "<shira:riso:1>"' in infotext
     assert re.search(r'SHiRA hashes: ".*riso: .*blueprint: |.*blueprint: .*riso: ', infotext)
     assert "SHiRA error" not in infotext
+
+
+def newest(data: Path) -> np.ndarray:
+    """Return the last picture of img2img, uint8 (height, width, 3)."""
+    paths = data.rglob("outputs/img2img-images/**/*.png")
+    return np.asarray(Image.open(max(paths, key=lambda path: path.stat().st_mtime)).convert("RGB"))
 
 
 def saved(data: Path) -> set[str]:

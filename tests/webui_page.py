@@ -90,15 +90,6 @@ class WebUI:
         self.ours("add").click()
         self.ours("file", len(self.rows()) - 1).select_option(name)
 
-    def paint(self, canvas: str) -> None:
-        """Draw a line over the middle of a canvas."""
-        box = self.tab.locator(canvas).bounding_box()
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        self.tab.mouse.move(x - 30, y)
-        self.tab.mouse.down()
-        self.tab.mouse.move(x + 30, y + 10, steps=5)
-        self.tab.mouse.up()
-
     def prompt(self, text: str) -> None:
         """Type a prompt."""
         self.tab.fill(f"#{self.name}_prompt textarea", text)
