@@ -36,7 +36,7 @@ class Box(NamedTuple):
 def paint(tab: Any, canvas: str) -> Box:
     """Draw a line over the middle of a picture; return where its mask is painted then.
 
-    The first line on a new picture is lost in gradio 3: then once more, as a person does.
+    The first line on a new picture does not stay in AUTOMATIC1111: then once more.
     """
     tab.locator(canvas).scroll_into_view_if_needed()
     for _ in range(3):
