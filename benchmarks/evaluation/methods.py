@@ -159,6 +159,13 @@ def by_gradient(setting: Setting, unet: nn.Module, layers: list[str]) -> dict[st
     return {name: gradient.abs() for name, gradient in sums.items()}
 
 
+def by_snip(setting: Setting, unet: nn.Module, layers: list[str]) -> dict[str, Tensor]:
+    """Score entries by the size of weight times gradient."""
+    weights = dict(unet.named_parameters())
+    scores = by_gradient(setting, unet, layers)
+    return {name: score * weights[name].detach().abs() for name, score in scores.items()}
+
+
 def by_movement(setting: Setting, unet: nn.Module, layers: list[str]) -> dict[str, Tensor]:
     """Score entries by how far a few steps of full fine-tuning move them."""
     trial = copy.deepcopy(unet)
@@ -262,6 +269,7 @@ METHODS: dict[str, Method] = {
     "grad-many": sparse("grad", batches=MANY),
     "grad-global": chosen(by_gradient, spread=False),
     "grad-global-all": chosen(by_gradient, spread=True),
+    "snip-global-all": chosen(by_snip, spread=True),
     "moved-global": chosen(by_movement, spread=False),
     "moved-global-all": chosen(by_movement, spread=True),
     "reselected": reselected,

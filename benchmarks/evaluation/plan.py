@@ -20,6 +20,8 @@ FULL_RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 ALPHAS = (0.25, 0.5, 0.75, 1.25, 1.5)
 APART = ("struct", "wm", "grad")
 MIXED = ("lora", "struct", "rand", "wm")
+WIDE = ("lora-all", "rand-all", "wm-all", "grad-global-all", "moved-global")  # at all sizes, too
+WIDE_MIXED = ("wm-all", "grad-global-all", "moved-global")  # and together
 MODES = (  # other ways to use adapters together, by method
     *(("wm", mode) for mode in ("ties", "mean")),
     *(("lora", mode) for mode in ("ties", "mean")),
@@ -79,10 +81,14 @@ def tried_rates(method: str, task: str) -> tuple[float, ...]:
 
 def tried() -> list[Job]:
     """What else was tried; learning rates chosen on validation pictures again."""
+    wanted = [(method, MIDDLE, "riso", RATES[1:4]) for method in TRIED]
+    wanted += [(method, rank, "riso", RATES[1:4]) for method in WIDE for rank in (1, 16)]
+    rates = tried_rates(WIDE_MIXED[0], CONTENTS[0])[2:]
+    wanted += [(method, MIDDLE, CONTENTS[0], rates) for method in WIDE_MIXED]
     return [
-        Job("tried", Spec(method, MIDDLE, rate, "riso", 9))
-        for method in TRIED
-        for rate in RATES[1:4]
+        Job("tried", Spec(method, rank, rate, task, 9))
+        for method, rank, task, rates in wanted
+        for rate in rates
     ]
 
 
@@ -112,11 +118,12 @@ def single(rates: Rates) -> list[Job]:
         for style in STYLES
     ]
     jobs += [
-        Job("single", Spec(method, MIDDLE, rates[method, MIDDLE, "style"], style, seed))
+        Job("single", Spec(method, rank, rates[method, rank, "style"], style, seed))
         for seed in SEEDS
         for method in TRIED
+        for rank in RANKS
         for style in STYLES
-        if (method, MIDDLE, "style") in rates
+        if (method, rank, "style") in rates
     ]
     return jobs
 
@@ -152,6 +159,9 @@ def fusions(rates: Rates) -> list[Job]:
         found += jobs(method, MIDDLE, apart=True)
     for method, mode in MODES:
         found += jobs(method, MIDDLE, mode)
+    for method in WIDE_MIXED:
+        if (method, MIDDLE, "objects") in rates:
+            found += [*jobs(method, MIDDLE), *jobs(method, MIDDLE, "alpha 0.7")]
     return found
 
 
