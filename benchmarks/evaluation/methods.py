@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import paths  # noqa: F401
@@ -27,6 +28,7 @@ from shira_core.training import calibrate, finetune
 CALIBRATION, MANY = 8, 64  # batches
 SHORT = 50  # dense steps that show which entries move
 DENSE_RATE = 3e-4
+TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -125,19 +127,32 @@ def dense(adapter: Adapter, device: torch.device) -> dict[str, Tensor]:
     return {name: adapter.weights[name].to(device).dense().float() for name in adapter.weights}
 
 
-def chosen(score: Score, spread: bool) -> Method:
-    """SHiRA at the entries with the highest scores of all layers together."""
+def chosen(score: Score, spread: bool, evenly: bool = False) -> Method:
+    """SHiRA at the entries with the highest scores of all layers together, or of each one."""
 
     @contextmanager
     def method(setting: Setting) -> Iterator[Trained]:
-        unet = copy.deepcopy(setting.base)
+        unet, rank = copy.deepcopy(setting.base), setting.spec.rank
         layers = everything(unet) if spread else linears(unet)
-        count = budget(unet, linears(unet), setting.spec.rank)
-        masks = highest(score(setting, unet, layers), count)
+        scores = score(setting, unet, layers)
+        if evenly:
+            masks = _highest_of_each(scores, unet, layers, rank)
+        else:
+            masks = highest(scores, budget(unet, linears(unet), rank))
         with finetune(unet, layers=layers, masks=masks) as run:
             yield _ours(unet, run)
 
     return method
+
+
+def _highest_of_each(
+    scores: dict[str, Tensor], unet: nn.Module, layers: Sequence[str], rank: int
+) -> dict[str, Mask]:
+    masks: dict[str, Mask] = {}
+    for layer in layers:
+        name = f"{layer}.weight"
+        masks |= highest({name: scores[name]}, budget(unet, [layer], rank))
+    return masks
 
 
 def highest(scores: dict[str, Tensor], count: int) -> dict[str, Mask]:
@@ -166,22 +181,52 @@ def by_snip(setting: Setting, unet: nn.Module, layers: list[str]) -> dict[str, T
     return {name: score * weights[name].detach().abs() for name, score in scores.items()}
 
 
+def by_agreement(batches: int) -> Score:
+    """Score entries by how much the gradients of batches agree: |sum| / sum of sizes, 0 to 1."""
+
+    def score(setting: Setting, unet: nn.Module, layers: list[str]) -> dict[str, Tensor]:
+        run = partial(calibrate, unet, range(batches), setting.loss, layers=layers)
+        sums, sizes = run(), run(absolute=True)
+        return {name: sums[name].abs() / sizes[name].clamp_min(TINY) for name in sums}
+
+    return score
+
+
 def by_movement(setting: Setting, unet: nn.Module, layers: list[str]) -> dict[str, Tensor]:
     """Score entries by how far a few steps of full fine-tuning move them."""
+    return _moved(setting, unet, layers, partial(torch.optim.AdamW, weight_decay=0.0))
+
+
+def by_signs(setting: Setting, unet: nn.Module, layers: list[str]) -> dict[str, Tensor]:
+    """Score entries by how far the signs of their gradients alone move them, without any state."""
+    return _moved(setting, unet, layers, Signs)
+
+
+class Signs(torch.optim.SGD):
+    """Every entry goes as far as every other in a step, in its gradient's direction."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.grad.sign_()
+        return super().step(closure)
+
+
+def _moved(
+    setting: Setting, unet: nn.Module, layers: list[str], optimizer: Callable[..., Any]
+) -> dict[str, Tensor]:
     trial = copy.deepcopy(unet)
     weights = {f"{name}.weight": trial.get_submodule(name).weight for name in layers}
     for weight in weights.values():
         weight.requires_grad_()
     before = {name: weight.detach().clone() for name, weight in weights.items()}
-    train_shortly(setting, trial, list(weights.values()), DENSE_RATE)
+    train_shortly(setting, trial, optimizer(list(weights.values()), lr=DENSE_RATE))
     return {name: (weight.detach() - before[name]).abs() for name, weight in weights.items()}
 
 
-def train_shortly(
-    setting: Setting, unet: nn.Module, parameters: Sequence[nn.Parameter], rate: float
-) -> None:
+def train_shortly(setting: Setting, unet: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Do a few ordinary steps, to see which entries move."""
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     for number in range(SHORT):
         setting.loss(unet, number).backward()
         optimizer.step()
@@ -238,7 +283,8 @@ def reselected(setting: Setting) -> Iterator[Trained]:
     """SHiRA whose entries are those that a first, shorter run at twice as many moved furthest."""
     twice = replace(setting, spec=replace(setting.spec, rank=2 * setting.spec.rank))
     with sparse("grad", batches=CALIBRATION)(twice) as first:
-        train_shortly(setting, first.unet, first.parameters, setting.spec.rate)
+        adamw = torch.optim.AdamW(first.parameters, lr=setting.spec.rate, weight_decay=0.0)
+        train_shortly(setting, first.unet, adamw)
         moved = {name: delta.abs() for name, delta in first.learned().deltas.items()}
     unet = copy.deepcopy(setting.base)
     masks = highest(moved, budget(unet, linears(unet), setting.spec.rank))
@@ -272,6 +318,12 @@ METHODS: dict[str, Method] = {
     "snip-global-all": chosen(by_snip, spread=True),
     "moved-global": chosen(by_movement, spread=False),
     "moved-global-all": chosen(by_movement, spread=True),
+    "moved": chosen(by_movement, spread=False, evenly=True),
+    "signs-global": chosen(by_signs, spread=False),
+    "agree": chosen(by_agreement(MANY), spread=False, evenly=True),
+    "agree-global": chosen(by_agreement(MANY), spread=False),
+    "agree-global-all": chosen(by_agreement(MANY), spread=True),
+    "agree-few-global": chosen(by_agreement(CALIBRATION), spread=False),
     "reselected": reselected,
 }
 PAPER = ("lora", "dora", "struct", "rand", "wm", "grad", "snip", "wm-dora")

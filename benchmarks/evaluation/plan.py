@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,16 @@ APART = ("struct", "wm", "grad")
 MIXED = ("lora", "struct", "rand", "wm")
 WIDE = ("lora-all", "rand-all", "wm-all", "grad-global-all", "moved-global")  # at all sizes, too
 WIDE_MIXED = ("wm-all", "grad-global-all", "moved-global")  # and together
+SMALL = (  # at the smallest size, too
+    "moved",
+    "moved-global",
+    "signs-global",
+    "agree",
+    "agree-global",
+    "agree-global-all",
+    "agree-few-global",
+)
+SMALL_MIXED = ("lora", "wm", "moved-global", "signs-global", "agree-global")  # and together
 MODES = (  # other ways to use adapters together, by method
     *(("wm", mode) for mode in ("ties", "mean")),
     *(("lora", mode) for mode in ("ties", "mean")),
@@ -83,13 +93,15 @@ def tried() -> list[Job]:
     """What else was tried; learning rates chosen on validation pictures again."""
     wanted = [(method, MIDDLE, "riso", RATES[1:4]) for method in TRIED]
     wanted += [(method, rank, "riso", RATES[1:4]) for method in WIDE for rank in (1, 16)]
+    wanted += [(method, 1, "riso", RATES[1:]) for method in SMALL]
     rates = tried_rates(WIDE_MIXED[0], CONTENTS[0])[2:]
     wanted += [(method, MIDDLE, CONTENTS[0], rates) for method in WIDE_MIXED]
-    return [
+    jobs = [
         Job("tried", Spec(method, rank, rate, task, 9))
         for method, rank, task, rates in wanted
         for rate in rates
     ]
+    return list(dict.fromkeys(jobs))
 
 
 def best_rates(records: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int, str], float]:
@@ -141,11 +153,17 @@ def shuffled(rates: Rates) -> list[Job]:
 def fusions(rates: Rates) -> list[Job]:
     """Everything used together: all methods, masks apart, other ways to mix."""
 
-    def jobs(method: str, rank: int, mode: str = SUM, apart: bool = False) -> list[Job]:
+    def jobs(
+        method: str,
+        rank: int,
+        mode: str = SUM,
+        apart: bool = False,
+        tasks: Sequence[tuple[str, ...]] = combined(),
+    ) -> list[Job]:
         def spec_of(task: str) -> Spec:
             return Spec(method, rank, rates[method, rank, kind(task)], task, 0)
 
-        made = [fusion(tasks, spec_of, mode, apart) for tasks in combined()]
+        made = [fusion(each, spec_of, mode, apart) for each in tasks]
         return [
             Job("fusion", fusion=replace(f, parts=tuple(replace(p, seed=seed) for p in f.parts)))
             for f in made
@@ -162,6 +180,10 @@ def fusions(rates: Rates) -> list[Job]:
     for method in WIDE_MIXED:
         if (method, MIDDLE, "objects") in rates:
             found += [*jobs(method, MIDDLE), *jobs(method, MIDDLE, "alpha 0.7")]
+    styles = [tasks for tasks in combined() if {*tasks} <= {*STYLES}]
+    for method in SMALL_MIXED:
+        if (method, 1, "style") in rates:
+            found += jobs(method, 1, tasks=styles)
     return found
 
 
