@@ -23,6 +23,7 @@ from training_methods import everything, linears
 
 from shira_core.adapter import Adapter
 from shira_core.mask import Mask
+from shira_core.masks import build
 from shira_core.training import calibrate, finetune
 
 CALIBRATION, MANY = 8, 64  # batches
@@ -153,6 +154,27 @@ def _highest_of_each(
         name = f"{layer}.weight"
         masks |= highest({name: scores[name]}, budget(unet, [layer], rank))
     return masks
+
+
+@contextmanager
+def shares(setting: Setting) -> Iterator[Trained]:
+    """SHiRA at random entries, as many in each layer as `signs-global` has there."""
+    unet = copy.deepcopy(setting.base)
+    layers = linears(unet)
+    counts = highest(by_signs(setting, unet, layers), budget(unet, layers, setting.spec.rank))
+    weights = dict(unet.named_parameters())
+    masks = {
+        name: build(
+            "rand",
+            weights[name].detach(),
+            density=mask.count / weights[name].numel(),
+            seed=setting.spec.mask_seed,
+            layer=name,
+        )
+        for name, mask in counts.items()
+    }
+    with finetune(unet, layers=layers, masks=masks) as run:
+        yield _ours(unet, run)
 
 
 def highest(scores: dict[str, Tensor], count: int) -> dict[str, Mask]:
@@ -320,6 +342,7 @@ METHODS: dict[str, Method] = {
     "moved-global-all": chosen(by_movement, spread=True),
     "moved": chosen(by_movement, spread=False, evenly=True),
     "signs-global": chosen(by_signs, spread=False),
+    "shares-global": shares,
     "agree": chosen(by_agreement(MANY), spread=False, evenly=True),
     "agree-global": chosen(by_agreement(MANY), spread=False),
     "agree-global-all": chosen(by_agreement(MANY), spread=True),
