@@ -17,7 +17,7 @@ pytest.importorskip("gradio")
 from trainer_page import ROOT
 
 from shira_core.errors import FileExists, FileInvalid, InvalidValue, WriteFailed
-from trainer_ui.app import fields, images, places, queue, running
+from trainer_ui.app import dataset_tab, fields, images, places, queue, running
 from trainer_ui.app.chart import chart, limits, smoothed, thinned
 from trainer_ui.app.desk import Desk, open_desk
 from trainer_ui.app.form import Form
@@ -213,6 +213,31 @@ def test_problems_are_told_and_paths_stay_below_the_roots(desk: Desk, tmp_path: 
         ({"mask": "wm", "axis": "rows"}, "axis"),
     ):
         assert words in desk.problem({**values, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("images", "base", "shown"),
+    [
+        ("home/pictures", "home/base", 16),
+        ("home/pictures", "gone", 16),
+        ("", "", 0),
+        ("home", "", 0),  # only a link out of it
+        ("../outside.png", "", 0),
+    ],
+)
+def test_the_gallery_begins_with_what_was_on_the_page(
+    desk: Desk, images: str, base: str, shown: int
+) -> None:
+    desk.draft.write(fields.form_values({"images": images, "base": base}))
+    first = dataset_tab.kept(desk)
+    assert len(first["items"]) == shown
+    assert not [item for item in first["items"] if base == "home/base" and item["problems"]]
+    if shown:
+        path = desk.place("images", images)
+        assert not desk.folders.has(path)
+        desk.folders.open(path, desk.roots).rule = desk.rule(base, {})
+        again = dataset_tab.kept(desk)
+        assert [item["name"] for item in again["items"]] == [i["name"] for i in first["items"]]
 
 
 def test_start_queues_what_the_page_says_once(desk: Desk) -> None:

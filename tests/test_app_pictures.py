@@ -6,9 +6,11 @@ import io
 import itertools
 import json
 import os
+import sys
 import tempfile
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,6 +49,25 @@ def captions(path: Path) -> dict[str, str | None]:
 
 def contents(path: Path) -> dict[str, bytes]:
     return {each.name: each.read_bytes() for each in path.rglob("*") if each.is_file()}
+
+
+_OPENED: dict[int, list[Path]] = {}  # by thread
+
+
+def _note(event: str, values: tuple[object, ...]) -> None:
+    names = _OPENED.get(threading.get_ident()) if event == "open" else None
+    if names is not None:
+        names.append(Path(str(values[0])))
+
+
+@contextmanager
+def opened_files() -> Iterator[list[Path]]:
+    """The files that this thread opens meanwhile."""
+    if not _OPENED:
+        sys.addaudithook(_note)  # which nothing takes away
+    names = _OPENED[threading.get_ident()] = []
+    yield names
+    _OPENED[threading.get_ident()] = []
 
 
 def by_name(folder: Folder) -> dict[str, Item]:
@@ -131,6 +152,43 @@ def test_the_first_page_needs_no_pixels(tmp_path: Path) -> None:
     assert [item.caption for item in page] == [f"tag{number % 3}" for number in range(200, 300)]
     assert folder.wait(LONG)
     folder.close()
+
+
+def _beside(path: Path, count: int) -> None:
+    for number in range(count):
+        picture(path / f"{number:03}.png", (64 + number, 64), text=f"tag{number % 3}")
+
+
+def _in_folders(path: Path, count: int) -> None:
+    _beside(path, 2)
+    _beside(path / "3_ink style", count)
+    (path / "3_ink style" / "003.txt").unlink()
+
+
+def _in_a_list(path: Path, count: int) -> None:
+    _beside(path, count)
+    lines = [json.dumps({"file_name": f"{n:03}.png"}) for n in reversed(range(count))]
+    (path / "metadata.jsonl").write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize("layout", [_beside, _in_folders, _in_a_list])
+def test_the_first_pictures_are_told_without_the_others(
+    layout: Callable[[Path, int], None], tmp_path: Path
+) -> None:
+    """The same is told of them, and the files that are opened for it are those of their own."""
+    counts = []
+    for count in (20, 200):
+        layout(tmp_path / str(count), count)
+        with opened_files() as names:
+            few = Folder(tmp_path / str(count), most=12)
+            found = few.items(0, 12)
+        few.close()
+        counts.append(Counter(name.suffix for name in names if tmp_path in name.parents))
+        with opened(tmp_path / str(count)) as folder:
+            told = [(item.name, item.size, item.caption) for item in folder.items(0, 12)]
+        assert told == [(item.name, item.size, item.caption) for item in found]
+    assert counts[0] == counts[1]
+    assert counts[0][".png"] == len(found) == 12
 
 
 def test_captions_are_written_where_they_are_read(tmp_path: Path) -> None:

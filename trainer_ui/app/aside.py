@@ -52,13 +52,15 @@ class Aside:
         with self._lock:
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
-                    1, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+                    1, multiprocessing.get_context("spawn"), initializer=_begin
                 )
             return self._pool
 
 
-def _end_with_parent() -> None:
-    """End when the program that started us is gone, even if it was killed."""
+def _begin() -> None:
+    """Give way to the page where the system can; end when the program that started us is gone."""
+    if hasattr(os, "nice"):
+        os.nice(5)
     parent = multiprocessing.parent_process()
 
     def wait() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ PROBLEMS = [
 CAPTIONS = (".txt", ".caption", ".jsonl")
 SIZED = ("resolution", "buckets", "bucket_min", "bucket_max", "enlarge")  # what buckets depend on
 SHOWN_CHANGES, SHOWN_TAGS = 20, 60
+READING = "The captions are being read; pages, figures and problems follow."
 
 
 class DatasetTab:
@@ -106,7 +108,8 @@ class DatasetTab:
         ]
         look["outputs"] = self.shown
         self.problem.change(**look)
-        images.change(**look).then(words.answered(self.begin), images, **QUIET).then(**look)
+        glance = {**look, "fn": words.answered(self.glance)}
+        images.change(**glance).then(words.answered(self.begin), images, **QUIET).then(**look)
         self.gallery.select(self.turn, [images, self.problem], self.page, **QUIET).then(**look)
         gr.Timer(2).tick(**look)
         self.gallery.submit(
@@ -139,17 +142,26 @@ class DatasetTab:
         """The components that `look` fills."""
         return [self.gallery, self.facts, self.buckets, self.tags, self.stamp]
 
-    def first(self) -> Any:
-        """Return what is shown when a page is opened, before its settings are in it."""
-        kept = self.form.kept()
-        sized = (kept[name] for name in SIZED)
-        return self.look(kept["images"], "", ("", "", 0), "", kept["base"], *sized)
+    def glance(self, path: str, *rest: Any) -> Any:
+        """Return what can be shown at once, of a folder that is not open yet.
+
+        rest: what else `look` takes.
+        """
+        with suppress(ShiraError):  # `look` says it
+            if path and not self.desk.folders.has(self.desk.place("images", path)):
+                base, *sized = rest[-len(SIZED) - 1 :]
+                values = {"images": path, "base": base, **dict(zip(SIZED, sized, strict=True))}
+                return first(self.desk, values), words.note(READING), "", "", ""
+        return self.look(path, *rest)
 
     def begin(self, path: str) -> None:
         """List a folder that is shown anew, for what other programs have put there."""
         with suppress(ShiraError):  # `look` says it
             if path:
-                self.folder(path).again()
+                known = self.desk.folders.has(self.desk.place("images", path))
+                folder = self.folder(path)
+                if known:
+                    folder.again()
 
     def look(
         self,
@@ -176,12 +188,10 @@ class DatasetTab:
         if new == stamp:
             return [gr.skip()] * 5
         facts = folder.statistics()
-        pages = -(-(facts.problems.get(problem, 0) if problem else len(folder)) // PAGE)
-        page = min(page, max(0, pages - 1))  # captions may have been written since
-        drawn = [_item(item) for item in folder.items(page, PAGE, problem)]
-        value = {"items": drawn, "page": page, "pages": pages}
+        count = facts.problems.get(problem, 0) if problem else len(folder)
+        shown = _page(folder, count, page, problem)
         sizes = wrong or _buckets(folder.buckets())
-        return value, _facts(facts), sizes, _tags(folder.tags()), new
+        return shown, _facts(facts), sizes, _tags(folder.tags()), new
 
     def turn(self, path: str, problem: str, event: gr.EventData) -> tuple[str, str, int]:
         """Go to another page of what is shown."""
@@ -247,9 +257,43 @@ class DatasetTab:
         return gr.update(value=str(folder), choices=places.picture_folders(self.desk.roots))
 
 
+def first(desk: Desk, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the first pictures of a folder for the gallery, at once.
+
+    values: of the page's settings. Raises DataInvalid, ConfigInvalid, InvalidValue.
+    """
+    path = desk.place("images", values["images"])
+    rule = desk.rule(values["base"], {name: values[name] for name in SIZED})
+    if desk.folders.has(path):
+        folder = desk.folders.open(path, desk.roots)
+        return _page(folder, len(folder))
+    with closing(pictures.Folder(path, rule, desk.roots.resolve, most=PAGE)) as folder:
+        return _page(folder, len(folder))
+
+
+def kept(desk: Desk) -> dict[str, Any]:
+    """Return the first pictures of what was on the page last, for the gallery.
+
+    It asks for them itself: so they are there before the settings are.
+    """
+    values = desk.kept()
+    with suppress(ShiraError):  # `look` says it
+        if values["images"]:
+            return first(desk, values)
+    return widgets.NO_PICTURES
+
+
+def _page(folder: pictures.Folder, count: int, page: int = 0, problem: str = "") -> dict[str, Any]:
+    """Return a page of pictures for the gallery. count: how many there are on all pages."""
+    pages = -(-count // PAGE)
+    page = min(page, max(0, pages - 1))  # captions may have been written since
+    items = [_item(item) for item in folder.items(page, PAGE, problem)]
+    return {"items": items, "page": page, "pages": pages}
+
+
 def _nothing(said: str) -> Any:
     """Return what is shown where there are no pictures."""
-    return {"items": [], "page": 0, "pages": 0}, said, "", "", ""
+    return widgets.NO_PICTURES, said, "", "", ""
 
 
 def _item(item: pictures.Item) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from shira_core.errors import ShiraError, WriteFailed
 
 from .. import models
-from ..engine.config import PATHS, Config, load
+from ..engine.config import DEFAULT_DENSITY, PATHS, Config, load
 from ..engine.data import STEP, buckets
 from ..engine.errors import BaseInvalid, ConfigInvalid
 from ..engine.outline import Outline, outline
@@ -35,6 +35,10 @@ class Folders:
 
     _open: OrderedDict[Path, Folder] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def has(self, path: Path) -> bool:
+        """Tell whether a folder is open, so that nothing of it takes long."""
+        return path in self._open
 
     def open(self, path: Path, roots: Roots) -> Folder:
         """Return a folder, the open one if it is; raises DataInvalid."""
@@ -69,6 +73,11 @@ class Desk:
             if text.suffix.lower() not in (".shira", ".safetensors"):
                 text = text.with_name(f"{text.name}.shira")
         return self.roots.resolve(text)
+
+    def kept(self) -> dict[str, Any]:
+        """Return the values that the page's settings had last, by name."""
+        started = {"density": DEFAULT_DENSITY}
+        return {**fields.form_values(started), **fields.kept_values(self.draft.read())}
 
     def rule(self, base: str, values: Mapping[str, Any]) -> buckets.Rule:
         """Return which sizes a run with these settings trains; raises ConfigInvalid.

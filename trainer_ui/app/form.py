@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ..engine import presets
-from ..engine.config import DEFAULT_DENSITY, REPLACES, read_toml
+from ..engine.config import REPLACES, read_toml
 from . import fields, words
 from .desk import Desk
 
@@ -49,18 +49,13 @@ class Form:
         """Return the update of every component."""
         return [gr.update(value=values[name]) for name in fields.NAMES]
 
-    def kept(self) -> dict[str, Any]:
-        """Return what was on the page last, by name."""
-        started = {"density": DEFAULT_DENSITY}
-        return {**fields.form_values(started), **fields.kept_values(self.desk.draft.read())}
-
     def opened(self) -> list[Any]:
         """Return the updates of a page that was opened, and what is wrong with its settings.
 
         Only of components that hold something else at first: each update takes a browser time. An
         empty number is one of them: until it is told so, a browser takes it for 0.
         """
-        kept = self.kept()
+        kept = self.desk.kept()
         first = {name: self.parts[name].value for name in fields.NAMES}
         updates = [
             gr.update(value=kept[name])

@@ -56,7 +56,6 @@ def _open(
         return gr.update(choices=found), gr.update(choices=places.picture_folders(desk.roots))
 
     page.load(form.opened, None, [*form.inputs, form.said], **QUIET)
-    page.load(data.first, None, data.shown, **QUIET)
     page.load(choices, None, [model.base, data.images], **QUIET)
     page.load(after.jobs, None, after.job, **QUIET)
     page.load(files.look, None, [files.cards, files.base], **QUIET)

@@ -26,7 +26,7 @@ from fastapi import FastAPI
 from shira_core.errors import InvalidValue
 
 from .. import models
-from . import images, page
+from . import dataset_tab, images, page, widgets
 from .desk import Desk, open_desk
 from .guard import HERE, Guard
 
@@ -101,6 +101,7 @@ def application(desk: Desk, token: str = "", root_path: str = "") -> Guard:
     """Return the app. root_path: where another server shows it, "" for none."""
     app = FastAPI(openapi_url=None)
     images.add(app, desk.roots)
+    app.add_api_route(f"/{widgets.FIRST_PICTURES}", lambda: dataset_tab.kept(desk))
     gr.mount_gradio_app(
         app,
         page.build(desk),

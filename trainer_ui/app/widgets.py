@@ -12,6 +12,8 @@ from typing import Any
 import gradio as gr
 
 WEB = Path(__file__).parent / "web"
+NO_PICTURES: dict[str, Any] = {"items": [], "page": 0, "pages": 0}
+FIRST_PICTURES = "first-pictures"  # route of the same, in `web/gallery.js`
 
 
 def markup(elem_id: str, value: str = "", **options: Any) -> gr.HTML:
@@ -20,12 +22,12 @@ def markup(elem_id: str, value: str = "", **options: Any) -> gr.HTML:
 
 
 def gallery(elem_id: str) -> gr.HTML:
-    """Return a page of pictures with captions to edit.
+    """Return a page of pictures with captions to edit; it asks for the first one itself.
 
     Value: {"items": [{name, src, caption, size, problems}], "page", "pages"}.
     Events: submit with name and caption, select with page.
     """
-    return _component("gallery", elem_id, {"items": [], "page": 0, "pages": 0})
+    return _component("gallery", elem_id, NO_PICTURES)
 
 
 def jobs(elem_id: str) -> gr.HTML:

@@ -26,7 +26,8 @@ class Folder:
 
     It is listed at once; the pictures are looked at by a thread, in the order of their names.
     rule: of the sizes that pictures are trained in; may be set. allowed: raises for a path that
-    must not be touched: pictures there are left out.
+    must not be touched: pictures there are left out. most: only so many pictures, the first ones:
+    they are there at once, however many the folder has.
     Raises DataInvalid when there are no pictures.
     """
 
@@ -35,8 +36,9 @@ class Folder:
         path: Path,
         rule: Rule = sizes.USUAL,
         allowed: Callable[[Path], object] = lambda path: None,
+        most: int | None = None,
     ) -> None:
-        self.path, self.rule, self._allowed = Path(path), rule, allowed
+        self.path, self.rule, self._allowed, self._most = Path(path), rule, allowed, most
         self._lock, self._version = threading.RLock(), 0
         self._list()
         self._looking = self._look()
@@ -239,7 +241,9 @@ class Folder:
                 unreadable[_stem(path)] = str(error)
                 return ""
 
-        return files.find(self.path, text=read), unreadable
+        if self._most is None:
+            return files.find(self.path, text=read), unreadable
+        return files.Contents(files.first(self.path, self._most, read), ()), unreadable
 
     def _number(self, name: str) -> int:
         if name not in self._numbers:

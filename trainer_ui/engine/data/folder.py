@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from os.path import splitext
 from pathlib import Path
 from typing import Any
@@ -64,15 +65,23 @@ def read(path: Path) -> str:
         raise DataInvalid(f"caption {path} cannot be read: {error.strerror}") from None
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A folder whose pictures are trained. files: the names in it. caption: of those without."""
+
+    folder: Path
+    files: list[str]
+    repeats: int = 1
+    caption: str | None = None
+
+
 def find(folder: Path, setting: str = "images", text: Read = read) -> Contents:
     """Return the pictures of a folder in the order of their names.
 
     setting: its name, for errors. text: returns what a caption file says. Raises DataInvalid when
     there are none (naming a subfolder that has some), or when a caption cannot be read.
     """
-    if not folder.is_dir():
-        state = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataInvalid(f"{setting}: {folder} {state}: give the folder that holds the pictures")
+    _check(folder, setting)
     listed = folder / METADATA
     contents = _from_metadata(listed, text) if listed.is_file() else _from_folders(folder, text)
     if not contents.found:
@@ -80,40 +89,64 @@ def find(folder: Path, setting: str = "images", text: Read = read) -> Contents:
     return contents
 
 
+def first(folder: Path, count: int, text: Read = read) -> tuple[Found, ...]:
+    """Return the first pictures that `find` returns; nothing of the others is read.
+
+    Raises DataInvalid where there is no folder, or for one of their captions.
+    """
+    _check(folder, "images")
+    listed = folder / METADATA
+    if listed.is_file():
+        found = _listed_in(listed, text)
+    else:
+        found = (each for source in _sources(folder) for each in _pictures(source, text))
+    return tuple(islice(found, count))
+
+
+def _check(folder: Path, setting: str) -> None:
+    if not folder.is_dir():
+        state = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataInvalid(f"{setting}: {folder} {state}: give the folder that holds the pictures")
+
+
 def _from_folders(folder: Path, text: Read) -> Contents:
-    found, notes = _from_folder(folder, text)
-    used = {folder}
-    for below in (folder / name for name in _names(folder, os.path.isdir)):
-        if (match := REPEATS.fullmatch(below.name)) and (repeats := int(match[1])):
-            inside, more = _from_folder(below, text, repeats, _words(match[2]))
-            found, notes = found + inside, notes + more
-            used.add(below)
+    sources = list(_sources(folder))
+    found = tuple(each for source in sources for each in _pictures(source, text))
+    notes = [note for source in sources for note in _leftovers(source.files)]
+    used = {source.folder for source in sources}
     elsewhere = {path: count for path, count in _counts(folder).items() if path not in used}
     if elsewhere:
         where = ", ".join(f"{count} in {path.name}" for path, count in elsewhere.items())
         notes.append(f"pictures in subfolders are not trained: {where}")
-    return Contents(tuple(found), tuple(notes))
+    return Contents(found, tuple(notes))
 
 
-def _from_folder(
-    folder: Path, text: Read, repeats: int = 1, default: str | None = None
-) -> tuple[list[Found], list[str]]:
-    """Return the pictures directly in a folder, and notes on its other files.
+def _sources(folder: Path) -> Iterator[_Source]:
+    """Yield a folder, and those in it whose names say how often their pictures count."""
+    files, below = _names(folder)
+    yield _Source(folder, files)
+    for name in below:
+        if (match := REPEATS.fullmatch(name)) and (repeats := int(match[1])):
+            yield _Source(folder / name, _names(folder / name)[0], repeats, _words(match[2]))
 
-    The folder is listed once: asking for each file beside each picture is slow on network drives.
+
+def _pictures(source: _Source, text: Read) -> Iterator[Found]:
+    """Yield the pictures of a source.
+
+    Its names are looked at, not its files: asking for each of them is slow on network drives.
     """
-    names = _names(folder, os.path.isfile)
-    pictures, there = [name for name in names if _is_picture(name)], set(names)
-    found = []
-    for name in pictures:
+    folder, there = source.folder, set(source.files)
+    for name in filter(_is_picture, source.files):
         stem = splitext(name)[0]
-        texts = [folder / f"{stem}{kind}" for kind in TEXTS if f"{stem}{kind}" in there]
+        beside = next((f"{stem}{kind}" for kind in TEXTS if f"{stem}{kind}" in there), None)
+        caption = text(folder / beside) if beside else source.caption
         mask = folder / f"{stem}{MASK}" if f"{stem}{MASK}" in there else None
-        found.append(Found(folder / name, text(texts[0]) if texts else default, repeats, mask))
-    return found, list(_leftovers(names, {splitext(name)[0] for name in pictures}))
+        yield Found(folder / name, caption, source.repeats, mask)
 
 
-def _leftovers(names: list[str], stems: set[str]) -> Iterator[str]:
+def _leftovers(names: list[str]) -> Iterator[str]:
+    """Yield notes on files that are no pictures though a person may take them for some."""
+    stems = {splitext(name)[0] for name in names if _is_picture(name)}
     parts = [(name, *splitext(name)) for name in names]
     texts = [name for name, stem, kind in parts if kind in TEXTS and stem not in stems]
     masks = [n for n in names if n.endswith(MASK) and n.removesuffix(MASK) not in stems]
@@ -127,18 +160,21 @@ def _leftovers(names: list[str], stems: set[str]) -> Iterator[str]:
 
 
 def _from_metadata(path: Path, text: Read) -> Contents:
-    """Return the pictures that a metadata.jsonl lists, one JSON object per line.
-
-    `file_name` is relative to it; the caption is `text`, `caption` or `prompt`, else beside it.
-    """
-    found = {}
-    for number, line in enumerate(_lines(path), 1):
-        if line.strip():
-            each = _listed(path, number, line, text)
-            found[each.path] = each
+    """Return the pictures that a metadata.jsonl lists; the last line about one counts."""
+    found = {each.path: each for each in _listed_in(path, text)}
     unlisted = [name for name in _picture_names(path.parent) if path.parent / name not in found]
     notes = [f"{len(unlisted)} pictures are not in {METADATA}, {name} for one" for name in unlisted]
     return Contents(tuple(found.values()), tuple(notes[:1]))
+
+
+def _listed_in(path: Path, text: Read) -> Iterator[Found]:
+    """Yield the pictures of a metadata.jsonl, one JSON object per line.
+
+    `file_name` is relative to it; the caption is `text`, `caption` or `prompt`, else beside it.
+    """
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            yield _listed(path, number, line, text)
 
 
 def _listed(path: Path, number: int, line: str, text: Read) -> Found:
@@ -174,18 +210,23 @@ def _is_picture(name: str) -> bool:
 
 
 def _picture_names(folder: Path) -> list[str]:
-    return [name for name in _names(folder, os.path.isfile) if _is_picture(name)]
+    return [name for name in _names(folder)[0] if _is_picture(name)]
 
 
-def _names(folder: Path, wanted: Callable[[str], bool]) -> list[str]:
-    """Return the sorted names of the files, or the folders, in a folder. wanted: isfile or isdir.
+def _names(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the sorted names of the files in a folder, and of the folders.
 
-    What the listing itself tells is not asked for again, but of links.
+    What the listing itself tells is not asked for again, but of links, which may lead nowhere.
     """
+    files, folders = [], []
     with os.scandir(folder) as entries:
-        plain = os.DirEntry.is_file if wanted is os.path.isfile else os.DirEntry.is_dir
-        found = [e.name for e in entries if (wanted(e.path) if e.is_symlink() else plain(e))]
-    return sorted(found)
+        for entry in entries:
+            link = entry.is_symlink()
+            if os.path.isfile(entry) if link else entry.is_file():
+                files.append(entry.name)
+            elif os.path.isdir(entry) if link else entry.is_dir():
+                folders.append(entry.name)
+    return sorted(files), sorted(folders)
 
 
 def _words(name: str) -> str | None:
