@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from trainer_runs import ROOT
 from shira_core import masks
 from shira_core.errors import InvalidValue
 from trainer_ui import models
-from trainer_ui.engine.config import load
+from trainer_ui.engine.config import Config, load
 from trainer_ui.engine.dry_run import look
 from trainer_ui.engine.errors import BaseInvalid, ConfigInvalid
 from trainer_ui.roots import Roots
@@ -140,4 +141,4 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BaseInvalid, match="does not exist"):
         models.weights(tmp_path / "nothing")
     assert models.base(tmp_path / "nothing") is None
-    assert set(models.MASKS) == set(masks.names())
+    assert set(models.MASKS) == set(get_args(Config.model_fields["mask"].annotation))

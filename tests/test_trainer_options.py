@@ -98,6 +98,13 @@ def test_a_density_that_is_none_is_refused(settings: Settings, line: str) -> Non
         load(None, {**settings, "block_density": [line]})
 
 
+def test_a_mask_of_all_layers_together_takes_no_density_of_a_block(
+    settings: dict[str, object],
+) -> None:
+    with pytest.raises(ConfigInvalid, match=r"block_density.*moved.*block=0"):
+        load(None, {**settings, "mask": "moved", "block_density": ["mid=0.1"]})
+
+
 def test_the_mean_of_the_vectors_is_exact_and_given_back() -> None:
     vector = torch.nn.Parameter(torch.zeros(3))
     average, mean = Average({"a": vector}, 0.9), torch.zeros(3)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 pytest.importorskip("resource", reason="Windows limits no resources")
 pytest.importorskip("diffusers")
@@ -21,6 +22,7 @@ import resource
 
 from trainer_runs import events, flags, start_without_network, wait_until
 
+import shira_core as shira
 from shira_core.errors import FileExists
 from trainer_ui.engine import checkpoint
 from trainer_ui.engine.cli import main, train_command
@@ -86,6 +88,7 @@ KINDS: tuple[Settings, ...] = (
     {"mask": "struct", "accumulate": 2},
     {"dora": True, "flip": True, "ema": 0.9, "precision": "fp16"},
     {"optimizer": "adafactor", "text_lr": 1e-2, "block_density": ["mid=0.1", "te1*=0.05"]},
+    {"mask": "moved", "calibration": 3, "text_lr": 1e-3},
     {"optimizer": "prodigy", "lr": 1.0, "validation": 0.34, "save_every": 2, "debiased": True},
 )
 
@@ -104,6 +107,21 @@ def test_every_kind_of_run_resumes_exactly(settings: Settings, more: Settings) -
     assert train(load(None, {**short, "overwrite": True, "resume": True})) is not None
     assert Path(str(settings["out"])).read_bytes() == whole
     assert sorted(path.stem for path in samples.iterdir()) == ["step-000003", "step-000004"]
+
+
+def test_a_run_that_goes_on_has_the_entries_that_it_had(settings: Settings) -> None:
+    """Measured again, a mask may be another one; where the file is damaged it is measured again."""
+    short = {**settings, "mask": "grad", "calibration": 1, "steps": 4, "sample_count": 0}
+    out = Path(str(settings["out"]))
+    assert train(load(None, short), signalling(2)) is None
+    kept = out.with_suffix(".run") / "entries.safetensors"
+    positions = load_file(kept)
+    assert train(load(None, {**short, "resume": True})) is not None
+    weights = shira.load(out).weights
+    assert sum(map(len, positions.values())) == sum(weights.count(name) for name in weights)
+    assert train(load(None, {**short, "overwrite": True}), signalling(2)) is None
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert train(load(None, {**short, "resume": True, "overwrite": True})) is not None
 
 
 def steps_told(folder: Path, kind: str) -> list[int]:

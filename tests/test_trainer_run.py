@@ -125,6 +125,7 @@ KINDS: tuple[dict[str, object], ...] = (
     {"mask": "rand", "rank": 1},
     {"mask": "grad", "calibration": 2},
     {"mask": "snip", "calibration": 1, "layers": "attention"},
+    {"mask": "moved", "calibration": 3, "block_density": ["mid=0"]},
     {"dora": True},
     {"accumulate": 2, "gradient_checkpointing": True, "schedule": "constant"},
     {"prediction": "v_prediction", "dtype": "bfloat16", "precision": "bf16"},

@@ -15,13 +15,14 @@ from torch import Tensor
 from ..errors import InvalidValue
 from ..mask import Mask
 from .grad import grad
+from .pooled import pooled
 from .rand import rand
 from .request import Request, budget
 from .snip import snip
 from .struct import struct
 from .wm import wm
 
-__all__ = ["REGISTRY", "build", "names"]
+__all__ = ["REGISTRY", "build", "names", "pooled"]
 
 REGISTRY: Mapping[str, Callable[..., Mask]] = {
     "struct": struct,

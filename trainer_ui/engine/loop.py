@@ -78,7 +78,7 @@ def _train(
     opened = open_run(config, say, warn, processes)
     steps = Steps(config, opened, tell, board, processes)
     steps.look()
-    with tuning.start(config, opened.base, steps.losses.calibration, processes) as tuned:
+    with tuning.start(config, opened.base, steps.losses.calibration, processes, say) as tuned:
         steps.begin(tuned, say, warn)
         with GracefulStop(config.run_folder) as stop:
             stopped = False

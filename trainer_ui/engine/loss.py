@@ -69,7 +69,7 @@ class Losses:
         return self._of(inputs, self.config.min_snr_gamma)
 
     def calibration(self, number: int) -> Tensor:
-        """Return the loss of a batch that only the masks grad and snip see."""
+        """Return the loss of a batch that only masks which are measured see."""
         return self.training(-1 - number)
 
     @torch.no_grad()

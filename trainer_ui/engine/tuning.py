@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from shira_core import Adapter, apply, keymaps, names
 from shira_core.adapter import MemoryWeights
-from shira_core.training import Run, calibrate, finetune
+from shira_core.training import Run, finetune
 from shira_core.translate import Source, to_checkpoint
 
+from . import measured
 from .base import Base
 from .config import Config
 from .config.adapter import density_of
 from .errors import ConfigInvalid
+from .measured import MEASURED, MOVED, Measuring
 from .processes import ALONE, Processes
 
 DensityOf = Callable[[str, Tensor], "float | None"]
@@ -38,6 +40,7 @@ class Tuning:
     runs: Mapping[str, Run]
     modules: Mapping[str, nn.Module]
     sources: Mapping[str, Mapping[str, Source]]
+    chosen: Mapping[str, Any]  # how the entries were chosen, fields of the header
 
     @property
     def entries(self) -> int:
@@ -99,6 +102,7 @@ class Tuning:
 
     def adapter(self, **header: Any) -> Adapter:
         """Return the trained adapter under checkpoint names. header: see `Run.adapter`."""
+        header = {**self.chosen, **header}
         parts = [
             to_checkpoint(run.adapter(**header), self.sources[component])
             for component, run in self.runs.items()
@@ -116,11 +120,12 @@ def start(
     base: Base,
     loss: Callable[[int], Tensor],
     processes: Processes = ALONE,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Tuning]:
     """Train the chosen entries of the base's UNet and of the text encoders that it has, inside.
 
-    loss: of calibration batch 0, 1, ...; asked only by the masks grad and snip, which measure the
-    dense gradients first. All processes train the same entries.
+    loss: of calibration batch 0, 1, ...; asked only by the masks that are measured first. A run
+    that goes on has the entries that it had. All processes train the same entries.
     """
     modules = base.modules
     sources = {
@@ -131,48 +136,65 @@ def start(
         config.block_density, [each.name for own in sources.values() for each in own.values()]
     )
     options = {
-        component: _options(config, base, component, sources[component], loss, processes)
-        for component in modules
+        component: _options(
+            Measuring(config, module, _chosen(config, base, component), loss, processes, say),
+            sources[component],
+            component,
+        )
+        for component, module in modules.items()
     }
     with ExitStack() as stack:
         runs = {
             component: stack.enter_context(finetune(module, **options[component]))
             for component, module in modules.items()
         }
-        yield Tuning(runs, modules, sources)
+        if config.mask in MEASURED and processes.first:
+            measured.keep(config.run_folder, {name: run.masks for name, run in runs.items()})
+        yield Tuning(runs, modules, sources, _header(config))
 
 
-def _options(
-    config: Config,
-    base: Base,
-    component: str,
-    sources: Mapping[str, Source],
-    loss: Callable[[int], Tensor],
-    processes: Processes,
-) -> dict[str, Any]:
+def _options(measuring: Measuring, sources: Mapping[str, Source], component: str) -> dict[str, Any]:
     """Return the arguments of `finetune` for one component."""
-    module = base.modules[component]
-    chosen = layers(module, config.layers, component, _unused(base, component))
-    options = struct_options(config)
-    if config.mask in ("grad", "snip"):
-        batches = range(config.calibration)
-        # the sums are as large as the module, so they are kept off the device
-        sums = calibrate(
-            module, batches, lambda _, number: loss(number), layers=chosen, device="cpu"
-        )
-        options["gradients"] = {name: processes.of_first(each) for name, each in sums.items()}
-    if config.block_density:
-        options["density_of"] = by_block(config.block_density, sources)
-    return options | {
-        "mask": config.mask,
-        "density": config.density,
-        "rank": config.rank,
-        "seed": config.seed,
-        "shard": config.shard,
-        "layers": chosen,
+    config = measuring.config
+    common = {
+        "layers": measuring.layers,
         "values_dtype": getattr(torch, config.dtype),
         "dora": config.dora,
     }
+    ready = measuring.ready(component)
+    density_of = by_block(config.block_density, sources) if config.block_density else None
+    rate = config.lr if component == "unet" else config.text_lr
+    if not ready and config.mask == MOVED:
+        ready = measuring.moved(rate, density_of)
+    if ready:
+        return common | {"masks": ready}
+    gradients = measuring.gradients() if config.mask in MEASURED else None
+    return (
+        common
+        | struct_options(config)
+        | {
+            "mask": config.mask,
+            "density": config.density,
+            "rank": config.rank,
+            "seed": config.seed,
+            "shard": config.shard,
+            "gradients": gradients,
+            "density_of": density_of,
+        }
+    )
+
+
+def _header(config: Config) -> dict[str, Any]:
+    """Return what a run with ready masks cannot know of its entries."""
+    if config.mask not in MEASURED:
+        return {}
+    known = {"mask": config.mask, "seed": config.seed}
+    whole = config.density is not None and not config.block_density
+    return known | ({"density": config.density} if whole else {})
+
+
+def _chosen(config: Config, base: Base, component: str) -> list[str]:
+    return layers(base.modules[component], config.layers, component, _unused(base, component))
 
 
 def struct_options(config: Config) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ConfigDict, ValidationError, model_validator
 
 from ..errors import ConfigInvalid
-from .adapter import AdapterSettings
+from .adapter import AdapterSettings, density_of
 from .data import DataSettings
 from .model import ModelSettings
 from .output import OutputSettings
@@ -53,6 +53,12 @@ class Config(OutputSettings, TrainingSettings, AdapterSettings, DataSettings, Mo
             for name in ("axis", "diagonal"):
                 if data.get(name) is not None and data.get("mask") != "struct":
                     raise ValueError(f"{name} belongs to mask struct: set that or leave {name} out")
+            blocks = data.get("block_density") or ()
+            if data.get("mask") == "moved" and any(density_of(str(line))[1] for line in blocks):
+                raise ValueError(
+                    "block_density: the mask moved shares the entries out itself: only block=0 "
+                    "(untrained) goes with it"
+                )
             has_density, has_rank = (data.get(k) is not None for k in ("density", "rank"))
             if has_density and has_rank:
                 raise ValueError("density and rank exclude each other: keep one of the two")

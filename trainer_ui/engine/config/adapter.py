@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, field_validator
 class AdapterSettings(BaseModel):
     """Which entries are trained, and how they are stored."""
 
-    mask: Literal["struct", "rand", "wm", "grad", "snip"] = Field(
+    mask: Literal["struct", "rand", "wm", "grad", "snip", "moved"] = Field(
         "wm", description="how the trained entries are chosen"
     )
     density: float | None = Field(
@@ -43,8 +43,11 @@ class AdapterSettings(BaseModel):
     layers: Literal["all", "attention"] = Field(
         "all", description="weights of the UNet to train: all blocks, or only their attention"
     )
-    calibration: int = Field(
-        8, ge=1, description="batches that the masks grad and snip measure gradients on"
+    calibration: int | None = Field(
+        None,
+        ge=1,
+        le=127,
+        description="batches that a mask is measured on; default: 8 (grad, snip) or 50 (moved)",
     )
     dtype: Literal["float16", "bfloat16", "float32"] = Field(
         "float16", description="dtype of the values in the file"

@@ -1,0 +1,76 @@
+"""A trial run in which every weight moves, for masks of the entries that move furthest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InvalidValue
+from . import freeze
+from .select import Layers, choose
+
+MOST = 127  # batches: a count of steps is an int8
+
+
+def explore(
+    module: nn.Module,
+    batches: Iterable[Any],
+    loss_fn: Callable[[nn.Module, Any], Tensor],
+    *,
+    step: float,
+    layers: Layers | None = None,
+    device: torch.device | str | None = None,
+) -> dict[str, Tensor]:
+    """Return how many steps each entry ends away from where it began, int8, by weight name.
+
+    In each batch every entry of the chosen weights goes `step` against the sign of its gradient.
+    Entries that the batches keep pulling to one side get far, others walk to and fro: give the
+    result to `masks.pooled`. About 50 batches and a tenth of the learning rate are enough
+    (docs/evaluation.md).
+
+    loss_fn: (module, batch) -> loss. device: where the counts and a copy of the weights are kept,
+    such as "cpu"; by default beside each weight. There is no optimizer state, and one dense
+    gradient at a time lives. The module is as before afterwards, bit for bit, also after an error.
+    Raises InvalidValue when there is no batch, or more than 127.
+    """
+    chosen = choose(module, layers)
+    places = {each.name: device or each.weight.device for each in chosen}
+    counts = {
+        each.name: torch.zeros(each.weight.shape, dtype=torch.int8, device=places[each.name])
+        for each in chosen
+    }
+    with ExitStack() as stack:
+        stack.enter_context(freeze.only(module, [each.weight for each in chosen]))
+        for each in chosen:
+            before = each.weight.detach().to(places[each.name], copy=True)
+            stack.callback(each.weight.detach().copy_, before)
+            hook = _mover(counts[each.name], step)
+            stack.callback(each.weight.register_post_accumulate_grad_hook(hook).remove)
+        done = 0
+        for batch in batches:
+            if done == MOST:
+                raise InvalidValue(f"a trial run has at most {MOST} batches: give fewer")
+            done += 1
+            loss_fn(module, batch).backward()
+    if not done:
+        raise InvalidValue("a trial run needs at least one batch")
+    return {name: count.abs_() for name, count in counts.items()}
+
+
+def _mover(count: Tensor, step: float) -> Callable[[Tensor], None]:
+    """Return the hook that moves a weight against its gradient, counts, and frees the gradient."""
+
+    def move(weight: Tensor) -> None:
+        grad, weight.grad = weight.grad, None
+        if grad is None:
+            return
+        with torch.no_grad():
+            sign = grad.sign_().nan_to_num_(0.0)  # what overflowed says nothing
+            weight.sub_(sign, alpha=step)
+            count.add_(sign.to(count.device, torch.int8))
+
+    return move
