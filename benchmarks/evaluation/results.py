@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fusion import SUM
 from methods import Spec
 from numpy.typing import NDArray
+from plan import MIDDLE
 from tasks import BASE_STYLES, BATCH_OF_PICTURES, CONTENTS, LEARNED_OBJECTS
 
 Values = NDArray[np.float64]
@@ -42,12 +44,12 @@ class Single:
 
     method: str
     rank: int
+    rate: float
     task: str
     object: Values
     style: Values
     both: Values
     distance: float
-    entries: int
     alphas: dict[float, Values]
 
 
@@ -59,6 +61,8 @@ class Fused:
     """
 
     label: str
+    method: str
+    rank: int
     mode: str
     parts: dict[str, tuple[Values, Values]]
     both: Values
@@ -98,12 +102,14 @@ def right(exam: Record) -> Values:
     return digits(exam["object"]) * digits(exam["style"])
 
 
-def singles(known: Iterable[Record]) -> list[Single]:
+def singles(
+    known: Iterable[Record], phases: Collection[str] = ("single", "limits")
+) -> list[Single]:
     """Return the results of single adapters on styles, and of none."""
     return [
         _single(record)
         for record in known
-        if record["phase"] in ("single", "limits") and record["spec"]["task"] not in CONTENTS
+        if record["phase"] in phases and record["spec"]["task"] not in CONTENTS
     ]
 
 
@@ -112,12 +118,12 @@ def _single(record: Record) -> Single:
     return Single(
         method=spec["method"],
         rank=spec["rank"],
+        rate=spec["rate"],
         task=spec["task"],
         object=digits(exam["object"]),
         style=digits(exam["style"]),
         both=right(exam),
         distance=float(np.mean(exam["distance"])) / 1000,
-        entries=record.get("entries", 0),
         alphas={float(a): right(found) for a, found in record.get("alphas", {}).items()},
     )
 
@@ -159,15 +165,22 @@ def fused(known: Iterable[Record], name: Callable[[str], str]) -> list[Fused]:
 
 
 def _fused(record: Record, alone: Mapping[str, Values], name: Callable[[str], str]) -> Fused:
-    parts, found = record["fusion"]["parts"], record["found"]
-    how = ", no common entry" if record["fusion"]["apart"] else ""
-    mode = record["fusion"]["mode"]
+    made, found = record["fusion"], record["found"]
+    method, rank = made["parts"][0]["method"], made["parts"][0]["rank"]
+    hows = (
+        f"rank {rank}" if rank not in (0, MIDDLE) else "",
+        "no common entry" if made["apart"] else "",
+        made["mode"] if made["mode"] != SUM else "",
+    )
     pictures = {
-        part["task"]: (right(found[part["task"]]), alone[Spec(**part).key]) for part in parts
+        part["task"]: (right(found[part["task"]]), alone[Spec(**part).key])
+        for part in made["parts"]
     }
     return Fused(
-        label=name(parts[0]["method"]) + (how if mode == "sum" else f", {mode}"),
-        mode=mode,
+        label=", ".join([name(method), *filter(None, hows)]),
+        method=method,
+        rank=rank,
+        mode=made["mode"],
         parts=pictures,
         both=right(found["both"]) if "both" in found else np.zeros(0),
         interference=found.get("interference", {}),

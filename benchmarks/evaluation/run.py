@@ -1,9 +1,11 @@
 """Measure adapters on the shipped base: `run.py PHASE... --data DIR`; `report.py` makes tables.
 
     cd benchmarks/evaluation
-    python run.py limits search single shuffled --data DIR    # single adapters
-    python run.py search fusion --data DIR                    # adapters used together
-    python run.py tried single --data DIR                     # what else was tried
+    python run.py limits search single --data DIR     # the paper's methods, alone
+    python run.py tried single --data DIR             # what else was tried
+    python run.py shuffled --data DIR                 # pictures with each other's captions
+    python run.py fusion --limit 252 --data DIR       # the paper's methods, used together
+    python run.py fusion --data DIR                   # other ways to use them together
 
 DIR is what `benchmarks/reference/data.py` writes (`--parts pictures`). Results are appended to
 `results/vision.jsonl` as soon as they are measured, and what is there is not measured again. Every
