@@ -231,8 +231,10 @@ SECTIONS = {
     "training_memory": steps.kept,
     "training_speed": steps.speed,
     "training_floor": steps.floor,
+    "training_speed_h200": steps.other_card,
     "memory_estimate": steps.memory,
     "trainer_gpu": steps.runs,
+    "trainer_processes": steps.processes,
     "comfyui": hosts.comfyui,
     "webui": hosts.webui,
 }

@@ -21,6 +21,7 @@ METHODS = {
 }
 WAYS = {"": "", "-plain": "no autocast", "-graph": "replayed", "-plain-graph": "both"}
 MAIN = ("sd15-b4", "sdxl-b1-ck")
+SIZED = "sd15-b4"  # with other numbers of entries
 GB = 1e9
 OURS, THEIRS = 4 + 4 + 8 + 4 + 2, 4 + 4 + 8  # bytes per parameter, see `memory`
 LAYERS = {
@@ -90,21 +91,78 @@ def speed(results: dict[str, Any]) -> str:
         " whole step, so that Python takes no time; PEFT's LoRA is captured in the same way, which"
         " it does not do by itself. Peak: most in torch's allocator, step by step under autocast."
     )
+    return "\n\n".join([*parts, *_settings(results["rows"]), _steps_taken(found), _host(found)])
+
+
+def other_card(results: dict[str, Any]) -> str:
+    """Return what was measured on another GPU: the same tables, and what more entries cost."""
+    found = _measured(results)
+    title = f"## A training step on one {next(iter(found.values()))['device']}"
+    words = "As above; other cases beside the main ones, which show how the two machines compare."
+    return "\n\n".join([title, words, *_settings(results["rows"]), _by_entries(found)])
+
+
+def _settings(rows: Figures) -> list[str]:
+    """Return heading and table of each setting."""
+    parts: list[str] = []
     head = ["", "parameters", *(text or "ms" for text in WAYS.values()), "peak GB"]
-    for setting in dict.fromkeys(name.split("/")[0] for name in found):
-        rows = [row for method in METHODS if (row := _row(results["rows"], setting, method))]
-        parts += [f"### {_named(setting)}", _table(head, rows)]
-    return "\n\n".join([*parts, _steps_taken(found), _host(found)])
+    for setting in dict.fromkeys(name.split("/")[0] for name in rows):
+        lines = [row for method in METHODS if (row := _row(rows, setting, method))]
+        parts += [f"### {_named(setting)}", _table(head, lines)]
+    return parts
+
+
+def _by_entries(found: Figures) -> str:
+    """Return time and memory of a step by the number of entries, with the bytes of one more."""
+    rows, words = [], []
+    for method in ("wm", "columns"):
+        sizes = [found[f"{SIZED}/{method}{rank}"] for rank in ("@8", "@16", "", "@64", "@128")]
+        for row in sizes:
+            cells = (f"{row['parameters'] / 1e6:.1f} M", f"{row['step_ms']:.0f}")
+            rows.append([METHODS[method], *cells, f"{row['allocated'] / GB:.2f}"])
+        first, last = sizes[0], sizes[-1]
+        each = (last["allocated"] - first["allocated"]) / (last["parameters"] - first["parameters"])
+        words.append(f"{each:.0f} bytes of {METHODS[method]}")
+    return (
+        f"### By the number of entries: {_named(SIZED)}, step by step\n\n"
+        f"One more entry takes {' and '.join(words)}, at any size. Time does not follow"
+        " the entries at all: what differs is how long Python took in that process.\n\n"
+        + _table(["", "entries", "ms", "peak GB"], rows)
+    )
+
+
+def processes(results: dict[str, Any]) -> str:
+    """Return how much faster two GPUs are than one."""
+    rows = [
+        [
+            MODELS[model],
+            f"{row['one_ms']:.0f}",
+            f"{row['two_ms']:.0f}",
+            f"{row['one_ms'] / row['two_ms']:.2f}x",
+            f"{row['apart']:.1%}",
+        ]
+        for model, row in results["rows"].items()
+    ]
+    return (
+        f"## One GPU and two, {results['device']}\n\n"
+        "`shira train` with the presets of styles (mask wm), full-size random checkpoints: one"
+        " process that accumulates two batches, and two processes, started by torchrun, with one"
+        " each. Milliseconds of a step. Apart: how far the two adapters are from each other, since"
+        " GPUs add up in varying order; small models' on a CPU are equal bit for bit.\n\n"
+        + _table(["", "one GPU", "two", "faster", "apart"], rows)
+    )
 
 
 def _row(found: Figures, setting: str, method: str) -> list[str]:
     """Return one method's cells, or nothing where it was not measured."""
     own = found.get(f"{setting}/{method}", {})
-    if "parameters" not in own:
+    measured = [each for way in WAYS if (each := found.get(f"{setting}/{method}{way}"))]
+    sizes = [each["parameters"] for each in measured if "parameters" in each]
+    if not sizes:
         return []
     cells = [_cell(found, setting, method, way) for way in WAYS]
     peak = f"{own['allocated'] / GB:.2f}" if "allocated" in own else ""
-    return [METHODS[method], f"{own['parameters'] / 1e6:.1f} M", *cells, peak]
+    return [METHODS[method], f"{sizes[0] / 1e6:.1f} M", *cells, peak]
 
 
 def _cell(found: Figures, setting: str, method: str, way: str) -> str:
@@ -244,8 +302,9 @@ def runs(results: dict[str, Any]) -> str:
         f"## `shira train` with each preset, {results['device']}\n\n"
         "Full-size random checkpoints, pictures of several shapes, 12 steps; a step holds all"
         " batches that the preset accumulates. Estimated: what the dry run told before. Verified:"
-        " `shira verify --base`. Changed, restored: by the diffusers helper.\n\n"
-        + _table(head, rows)
+        " `shira verify --base`. Changed, restored: by the diffusers helper. Reserved: what the"
+        " allocator took of a GPU that had far more; where there is less, it gives back what it"
+        " does not need. The presets of styles had the mask wm then.\n\n" + _table(head, rows)
     )
 
 

@@ -97,7 +97,7 @@ class Bench:
         if trained.returncode:
             return {**row, "error": (trained.stderr or planned.stderr).strip().splitlines()[-1]}
         row |= {"bytes": out.stat().st_size, **json.loads(notes.read_text())}
-        row |= _times(out.with_suffix(".run") / "events.jsonl")
+        row |= times(out.with_suffix(".run") / "events.jsonl")
         verified = self._shira("verify", out, "--base", base, "--json")
         row["verified"] = json.loads(verified.stdout) if verified.stdout else verified.stderr
         applied = self._own("--apply", base, out)
@@ -116,13 +116,13 @@ class Bench:
         return [*flags, *(("--resolution", 64) if self.tiny else ())]
 
     def _shira(self, *arguments: Any) -> subprocess.CompletedProcess[str]:
-        return _run("-m", "shira_core.cli", *arguments)
+        return run("-m", "shira_core.cli", *arguments)
 
     def _own(self, *arguments: Any) -> subprocess.CompletedProcess[str]:
-        return _run(Path(__file__).resolve(), *arguments)
+        return run(Path(__file__).resolve(), *arguments)
 
 
-def _run(*arguments: Any) -> subprocess.CompletedProcess[str]:
+def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": paths}
@@ -138,7 +138,7 @@ def _estimate(text: str) -> dict[str, float]:
     return {"estimate_gb": max(peaks), "free_gb": free}
 
 
-def _times(path: Path) -> dict[str, float]:
+def times(path: Path) -> dict[str, float]:
     told = [json.loads(line) for line in path.read_text().splitlines()]
     moments = [each["time"] for each in told if each["event"] == "step"]
     gaps = [after - before for before, after in itertools.pairwise(moments)]
