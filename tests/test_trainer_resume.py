@@ -117,6 +117,7 @@ def test_a_run_that_goes_on_has_the_entries_that_it_had(settings: Settings) -> N
     kept = out.with_suffix(".run") / "entries.safetensors"
     positions = load_file(kept)
     assert train(load(None, {**short, "resume": True})) is not None
+    assert not kept.exists()
     weights = shira.load(out).weights
     assert sum(map(len, positions.values())) == sum(weights.count(name) for name in weights)
     assert train(load(None, {**short, "overwrite": True}), signalling(2)) is None

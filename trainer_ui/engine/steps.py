@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from . import checkpoint, device, events, graphs, output, sample
+from . import checkpoint, device, events, graphs, measured, output, sample
 from .board import Board
 from .captured import Passes
 from .config import Config
@@ -193,7 +193,8 @@ class Steps:
         config, state = self._config, self.state
         if self._processes.first:
             self._write(config.out)
-            (config.run_folder / checkpoint.NAME).unlink(missing_ok=True)
+            for name in (checkpoint.NAME, measured.FILE):
+                (config.run_folder / name).unlink(missing_ok=True)
             self._tell.emit(
                 events.Done(path=str(config.out), steps=state.done, seconds=round(state.seconds, 1))
             )
