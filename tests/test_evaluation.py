@@ -17,9 +17,9 @@ import shira_core as shira
 ROOT = Path(__file__).resolve().parent.parent
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(ROOT / "benchmarks" / "evaluation")
-    fusion, methods, plan, report, results, training, world = map(
+    fusion, methods, plan, report, results, tables, training, world = map(
         import_module,
-        ("fusion", "methods", "plan", "report", "results", "training", "world"),
+        ("fusion", "methods", "plan", "report", "results", "tables", "training", "world"),
     )
 RANK = 1
 
@@ -47,6 +47,20 @@ def report_splits() -> dict[str, list[str]]:
 def test_the_page_says_what_the_results_say() -> None:
     page = report.PAGE.read_text(encoding="utf-8")
     assert report.written(page, report.RESULTS) == page
+
+
+def test_a_row_has_adapters_of_one_kind_and_all_styles() -> None:
+    known = results.records(report.RESULTS)
+    rates = plan.best_rates(known)
+    found = report.ordered(results.singles(known), rates)
+    learned = [each for each in found if each.method not in (plan.NONE, plan.DRAWINGS)]
+    assert all(each.rate == rates[each.method, each.rank, "style"] for each in learned)
+    half = [each for each in results.singles(known) if (each.method, each.task) != ("wm", "riso")]
+    methods_left = {each.method for each in report.ordered(half, rates)}
+    assert methods_left == {each.method for each in found} - {"wm"}
+    fusions = results.fused(known, tables.name)
+    kinds = {(each.label, each.method, each.rank, each.mode) for each in fusions}
+    assert len(kinds) == len({label for label, *_ in kinds})
 
 
 def test_interference_equals_that_of_adapters(tmp_path: Path) -> None:

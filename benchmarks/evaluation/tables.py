@@ -114,17 +114,17 @@ def objects_table(known: Iterable[Record], rates: Mapping[tuple[str, int, str], 
 def fusion_table(found: Iterable[Fused]) -> str:
     """What comes out of each part in a fusion, and what is left of what it is alone."""
     lines = [
-        "| method | two styles: right % | stronger, weaker | left % "
-        "| three styles: right % | left % | style beside objects: left % "
-        "| objects beside style: left % | new object in new style: right % |",
-        "|---|" + "---:|" * 8,
+        "| method | two styles: right % | of the better, the other | left % "
+        "| three: right % | style beside objects: left % | objects beside style: left % "
+        "| new object in new style: right % |",
+        "|---|" + "---:|" * 7,
     ]
     for label, group in grouped(found, lambda each: each.label).items():
         two, three, mixed = (
             [each for each in group if wanted(each)]
             for wanted in (lambda f: f.pair, lambda f: f.triple, lambda f: f.mixed)
         )
-        cells = [right_of(two), apart(two), left_of(two), right_of(three), left_of(three)]
+        cells = [right_of(two), apart(two), left_of(two), right_of(three)]
         cells += [left_of(mixed), left_of(mixed, "objects"), asked_for(mixed)]
         lines.append(row([label, *cells]))
     return "\n".join(lines)
