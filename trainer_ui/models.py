@@ -43,8 +43,8 @@ MASKS: Mapping[str, str] = {
     "snip": "Weight times gradient: entries that matter to the base and to your pictures. Takes a "
     "moment more at the start.",
     "moved": "The entries that move furthest in a short trial run before training, of all layers "
-    "together: each layer gets as many as it needs. Best for styles, which then leave objects as "
-    "they are; not for new objects. Takes about as long as 50 steps at the start.",
+    "together: each layer gets as many as it needs. For styles, which then disturb objects less; "
+    "not for new objects. Takes about as long as 50 steps at the start.",
 }
 SIDE = 384  # pixels of a picture's longer side, about
 NOTHING = torch.empty(0)
