@@ -237,7 +237,7 @@
         make(
           "span",
           {},
-          field("From", number(start, set("start", 0), { ...span, className: "shira-start" })),
+          field("On from", number(start, set("start", 0), { ...span, className: "shira-start" })),
           field("to", number(stop, set("stop", 1), { ...span, className: "shira-stop" })),
         ),
       );

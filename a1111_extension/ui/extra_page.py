@@ -115,7 +115,10 @@ class Editor(UserMetadataEditor):
 
     def create_editor(self) -> None:
         self.create_default_editor_elems()
-        text = gr.Textbox(label="Activation text", info="Added to the prompt after the tag")
+        text = gr.Textbox(
+            label="Activation text",
+            info="Added to the prompt after the tag; empty: the trigger words of the file",
+        )
         alpha = gr.Slider(-2, 2, 0, step=0.05, label="Preferred weight", info="0: the usual alpha")
         negative = gr.Textbox(label="Negative prompt", info="Added to the negative prompt")
         self.edit_notes = gr.TextArea(label="Notes", lines=4)
