@@ -67,9 +67,15 @@ def test_from_pictures_to_an_adapter(
         page.shoot("training")
         assert not page.outside
         assert not page.errors
-    (engine,) = _engines(home)
-    engine.suspend()  # or it is done before a slow machine has started the server again
-    served.kill()  # the page and its server are gone, the run is not
+        (engine,) = _engines(home)
+        engine.suspend()  # or it is done before a slow machine has started the server again
+        served.kill()
+        page.wait_for_text("#gone", "Start it again")
+        page.shoot("gone")
+        again = serve(served.roots, served.log, served.port)
+        page.tab.locator("#gone").wait_for(state="detached")  # it loads itself again
+        page.wait_until_filled()
+    again.kill()  # now the page and its server are gone, the run is not
     again = serve(served.roots, served.log)
     try:
         with browsing(screens) as page:

@@ -138,6 +138,51 @@ def test_many_pictures_and_a_plan_leave_the_page_quick(page: Page, served: Serve
     page.wait_for_text("#counts", "did you mean mid")
 
 
+# What has the focus, by a number of its own; None: nothing has it.
+FOCUSED = """() => {
+  const found = document.activeElement;
+  if (found === document.body) return null;
+  if (!window.walked.includes(found)) window.walked.push(found);
+  return { number: window.walked.indexOf(found), folded: found.matches(".label-wrap:not(.open)") };
+}"""
+DRAWN = "() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 100)))"
+# What can be used on the page by mouse and was not walked to. Arrow keys go from radio to radio;
+# a copy of the tabs' names, for their widths, is hidden behind them.
+MISSED = """() => [...document.querySelectorAll("button, input, textarea, select, a[href]")]
+  .filter((each) => each.checkVisibility({ visibilityProperty: true, opacityProperty: true }))
+  .filter((each) => !each.disabled && !["file", "radio"].includes(each.type))
+  .filter((each) => !each.closest("[aria-hidden=true], .tab-container.visually-hidden"))
+  .filter((each) => !window.walked.includes(each))
+  .map((each) => each.outerHTML.slice(0, 200))"""
+
+
+def test_every_control_is_reached_and_left_by_keyboard(page: Page) -> None:
+    """Tab alone walks from the first control to the end; Enter unfolds what it comes by."""
+    page.choose("set-images", "bare")
+    page.go("Model & mask")
+    page.choose("set-base", "base")
+    page.tab.locator("#mask-picture img").wait_for()
+    for tab in ("Dataset", "Model & mask", "Training", "After training", "Library"):
+        page.go(tab)
+        page.root.get_by_role("tab", name="Dataset", exact=True).focus()
+        _walk(page)
+        assert page.tab.evaluate(MISSED) == [], tab
+
+
+def _walk(page: Page) -> None:
+    """Press Tab until nothing has the focus any more."""
+    page.tab.evaluate("window.walked = []")
+    walked = set[int]()
+    while focused := page.tab.evaluate(FOCUSED):
+        assert focused["number"] not in walked, "it walks in a circle"
+        walked.add(focused["number"])
+        if focused["folded"]:
+            page.tab.keyboard.press("Enter")
+            page.tab.wait_for_function("document.activeElement.matches('.open')")
+            page.tab.evaluate(DRAWN)
+        page.tab.keyboard.press("Tab")
+
+
 def test_an_adapter_is_shared(page: Page, served: Served, hub: Hub) -> None:
     (home,) = served.roots
     page.go("After training")

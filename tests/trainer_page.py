@@ -50,6 +50,7 @@ class Served:
     url: str
     roots: tuple[Path, ...]
     log: Path
+    port: int
 
     @property
     def blocked(self) -> list[str]:
@@ -63,11 +64,15 @@ class Served:
         self.process.wait()
 
 
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind((HERE, 0))
+        return int(found.getsockname()[1])
+
+
 def serve(roots: tuple[Path, ...], log: Path, port: int = 0, **environment: str) -> Served:
     """Start the trainer and wait until it answers. port: 0 for a free one."""
-    with socket.socket() as found:
-        found.bind((HERE, port))
-        port = found.getsockname()[1]
+    port = port or _free_port()
     folders = [part for root in roots for part in ("--root", str(root))]
     program = log.with_name("watched.py")
     program.write_text(WATCHED, encoding="utf-8")
@@ -80,7 +85,7 @@ def serve(roots: tuple[Path, ...], log: Path, port: int = 0, **environment: str)
             stdout=output,
             stderr=output,
         )
-    served = Served(process, f"http://{HERE}:{port}/", roots, log)
+    served = Served(process, f"http://{HERE}:{port}/", roots, log, port)
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         try:
@@ -114,14 +119,15 @@ class Page:
         """Load the page, and wait until the kept settings are in it."""
         self.inside = url
         self.tab.goto(url, timeout=OPEN_MS)
-        self._wait_until_filled()
+        self.wait_until_filled()
 
     def enter(self, frame: str) -> None:
         """Go on in a frame of the page, when the kept settings are in it."""
         self.root = self.tab.frame_locator(frame)
-        self._wait_until_filled()
+        self.wait_until_filled()
 
-    def _wait_until_filled(self) -> None:
+    def wait_until_filled(self) -> None:
+        """Wait until the kept settings are there."""
         self.root.locator("#set-images input").wait_for(timeout=OPEN_MS)
         self.root.locator("#said .shira-note").wait_for(timeout=OPEN_MS)
 

@@ -15,12 +15,12 @@ from shira_core.errors import ShiraError, WriteFailed
 from .. import models
 from ..engine.config import DEFAULT_DENSITY, PATHS, Config, load
 from ..engine.data import STEP, buckets
-from ..engine.errors import BaseInvalid, ConfigInvalid
+from ..engine.errors import BaseInvalid
 from ..engine.outline import Outline, outline
 from ..jobs import Job, Runner, Store
 from ..pictures import Folder
 from ..roots import Roots
-from . import fields
+from . import fields, words
 from .aside import Aside
 from .draft import Draft
 
@@ -122,10 +122,8 @@ class Desk:
         """Say what is wrong with the settings, "" when they can be trained."""
         try:
             self.config(values)
-        except ConfigInvalid as error:
-            return str(error).replace("give --", "fill in ")
         except ShiraError as error:
-            return str(error)
+            return words.problem(error)
         return ""
 
     def current(self, wanted: int | None) -> Job | None:

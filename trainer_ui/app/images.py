@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,14 @@ def address(route: str, path: Path, **more: object) -> str:
     except OSError:
         stamp = 0
     return f"{route}?{urlencode({'path': path, 'v': stamp, **more})}"
+
+
+def inline(picture: Image.Image, what: str) -> str:
+    """Return a picture that has no file as an element. what: says what it shows."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img class="shira-drawn" alt="{text(what)}" src="data:image/png;base64,{data}">'
 
 
 def link(path: Path) -> str:

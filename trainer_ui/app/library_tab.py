@@ -43,9 +43,6 @@ class LibraryTab:
         with gr.Accordion("Compare", open=False):
             self.compare = gr.Button("Compare the chosen ones", elem_id="compare")
             self.figures = widgets.markup("compared")
-            self.heat = gr.Image(
-                label="interference", interactive=False, buttons=[], elem_id="heat", visible=False
-            )
         with gr.Accordion("Mix and bake", open=False):
             with gr.Row():
                 self.alphas = gr.Textbox(
@@ -72,7 +69,7 @@ class LibraryTab:
         self.compare.click(
             words.answered(self.measure),
             self.names,
-            [self.figures, self.heat],
+            self.figures,
             api_visibility="private",
         )
         stack = [self.names, self.alphas]
@@ -112,13 +109,14 @@ class LibraryTab:
             shown = f"<h3>{words.text(path.name)}</h3>{images.link(path)}{words.table(rows)}"
         return names, shown, " ".join(["1"] * len(names))
 
-    def measure(self, names: Sequence[str], bar: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+    def measure(self, names: Sequence[str], bar: gr.Progress = gr.Progress()) -> str:  # noqa: B008
         """Compare the chosen adapters."""
         if len(names) < 2:
             raise InvalidValue(TWO)
         paths = [self.desk.roots.resolve(name) for name in names]
         found = library.compare(paths, lambda done, of: bar((done, of), desc="comparing"))
-        return f"<pre>{words.text(found.text)}</pre>", gr.update(value=found.picture, visible=True)
+        table = images.inline(found.picture, "interference of each pair")
+        return f"<pre>{words.text(found.text)}</pre>{table}"
 
     def tell(self, names: Sequence[str], alphas: str, mode: str) -> str:
         """Say what a mix would be."""

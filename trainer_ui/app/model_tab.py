@@ -14,7 +14,7 @@ from ..engine import dry_run
 from ..engine.config import DEFAULT_DENSITY, Config
 from ..engine.config.adapter import AdapterSettings
 from ..engine.config.model import ModelSettings
-from . import fields, measured, places, widgets, words
+from . import fields, images, measured, places, widgets, words
 from .desk import Desk
 from .form import QUIET, Form
 
@@ -68,13 +68,7 @@ class ModelTab:
                     allow_custom_value=True,
                     elem_id="layer",
                 )
-                self.picture = gr.Image(
-                    show_label=False,
-                    interactive=False,
-                    buttons=[],
-                    height=300,
-                    elem_id="mask-picture",
-                )
+                self.picture = widgets.markup("mask-picture")
         with gr.Row():
             with gr.Column(min_width=300):
                 self.counts = widgets.markup("counts")
@@ -139,14 +133,17 @@ class ModelTab:
         """Say in plain words how a mask chooses."""
         return words.note(models.MASKS.get(mask, ""))
 
-    def draw(self, layer: str | None, *given: Any) -> Any:
+    def draw(self, layer: str | None, *given: Any) -> str:
         """Draw the mask on a layer; no picture while something is missing."""
         try:
             config = self._config(given)
             named = {weight.shown: weight for weight in self.desk.weights(config.base)}
-            return models.mask_picture(config, named[layer]) if layer in named else None
+            if layer not in named:
+                return ""
+            drawn = models.mask_picture(config, named[layer])
+            return images.inline(drawn, f"the mask {config.mask} on {layer}")
         except ShiraError:
-            return None
+            return ""
 
     def count(self, *given: Any) -> str:
         """Return what would be trained in figures, or why it cannot be told."""
@@ -182,7 +179,7 @@ class ModelTab:
         try:
             yield self._needs(config, bool(values["images"]))
         except ShiraError as error:
-            yield words.note(error, "bad")
+            yield words.note(words.problem(error), "bad")
 
     def _needs(self, config: Config, pictures: bool) -> str:
         each = measured.seconds_per_step(self.desk.store, config)

@@ -21,7 +21,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import gradio as gr
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 
 from shira_core.errors import InvalidValue
 
@@ -30,7 +30,7 @@ from . import dataset_tab, images, page, widgets
 from .desk import Desk, open_desk
 from .guard import HERE, Guard
 
-CSS = Path(__file__).parent / "web" / "page.css"
+CSS, SCRIPT = (Path(__file__).parent / "web" / name for name in ("page.css", "page.js"))
 FONTS = ["system-ui", "sans-serif"]
 FIXED = ["ui-monospace", "monospace"]
 CLOSING = 1  # seconds
@@ -101,6 +101,7 @@ def application(desk: Desk, token: str = "", root_path: str = "") -> Guard:
     """Return the app. root_path: where another server shows it, "" for none."""
     app = FastAPI(openapi_url=None)
     images.add(app, desk.roots)
+    app.add_api_route("/alive", lambda: Response(status_code=204))  # asked for by page.js
     app.add_api_route(f"/{widgets.FIRST_PICTURES}", lambda: dataset_tab.kept(desk))
     gr.mount_gradio_app(
         app,
@@ -109,6 +110,7 @@ def application(desk: Desk, token: str = "", root_path: str = "") -> Guard:
         root_path=root_path or None,
         theme=_theme(),
         css_paths=CSS,
+        head=f'<script type="module">{SCRIPT.read_text(encoding="utf-8")}</script>',
         footer_links=[],
         run_history=False,
         ssr_mode=False,

@@ -42,6 +42,11 @@ def note(message: object, kind: str = "") -> str:
     return f'<p class="shira-note {kind}">{text(message)}</p>' if message else ""
 
 
+def problem(error: ShiraError) -> str:
+    """Return what an error says; a flag of the command line is a field of the page."""
+    return str(error).replace("give --", "fill in ")
+
+
 def figures(pairs: Iterable[tuple[str, object]]) -> str:
     """Return figures with what they are below."""
     tiles = "".join(
