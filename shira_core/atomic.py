@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 from .errors import FileExists, ShiraError, WriteFailed
 
 WRITERS = 16  # a disk takes milliseconds to free what is replaced, but many at once
+OPEN = (5, 32)  # errors of Windows: access denied, sharing violation
+PAUSES = (0.01, 0.04, 0.16, 0.64)  # seconds
 NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -38,7 +41,7 @@ def atomic_write(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         yield temporary
         _sync(temporary, os.O_RDWR)
         refuse_existing(target, overwrite)
-        os.replace(temporary, target)
+        _replace(temporary, target)
         with contextlib.suppress(OSError):  # folders cannot be synced everywhere
             _sync(target.parent, os.O_RDONLY)
     except ShiraError:
@@ -70,7 +73,7 @@ def replace_all(
 
         def put(path: Path) -> None:
             if path in ready:
-                os.replace(ready[path], path)
+                _replace(ready[path], path)
             else:
                 path.unlink()
 
@@ -95,6 +98,23 @@ def _sync_all(paths: Iterable[Path]) -> None:
         return
     for path in paths:
         _sync(path, os.O_RDWR)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Give a file the name of another; where that is open for a moment, wait for it.
+
+    Windows refuses it while a program, such as a virus scanner, reads the file.
+    """
+    for pause in PAUSES:
+        try:
+            os.replace(new, target)
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in OPEN:
+                raise
+            time.sleep(pause)
+        else:
+            return
+    os.replace(new, target)
 
 
 def _beside(target: Path) -> Path:

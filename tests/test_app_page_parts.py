@@ -149,6 +149,25 @@ def test_folders_of_hosts_are_offered_and_never_the_trainers_own(tmp_path: Path)
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        *((" ink 2 ", "ink 2"), ("über.shira", "über.shira"), ("con fusion", "con fusion")),
+        *(
+            (text, None)
+            for text in ("", " ", ".hidden", "..", "a/b", "a\\b", "c:a", "a\0b", "a\nb")
+        ),
+        *((text, None) for text in ("ends.", "CON", "nul.shira", "Com1", "<b>", 'a"b', "a?")),
+    ],
+)
+def test_names_of_files_are_those_of_every_system(text: str, name: str | None) -> None:
+    if name is None:
+        with pytest.raises(InvalidValue, match="no name for a file"):
+            places.file_name(text)
+    else:
+        assert places.file_name(text) == name
+
+
 def test_what_cannot_start_says_so(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(InvalidValue, match="another --port"):

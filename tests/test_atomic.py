@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,30 @@ def test_the_longest_names_can_be_written(target, name):
     assert len(name.encode()) > 245
     mixed_adapter().save(target.parent / name)
     assert names(target) == [name]
+
+
+class OpenElsewhere(PermissionError):
+    """What Windows raises for a file that another program reads."""
+
+    winerror = 32
+
+
+@pytest.mark.parametrize(("refusals", "written"), [(0, True), (3, True), (99, False)])
+def test_a_file_that_is_read_elsewhere_is_waited_for(target, monkeypatch, refusals, written):
+    left, real = iter(range(refusals)), os.replace
+
+    def replace(new, path):
+        if next(left, None) is not None:
+            raise OpenElsewhere(13, "in use")
+        real(new, path)
+
+    monkeypatch.setattr(os, "replace", replace)
+    target.write_text("old")
+    told = nullcontext() if written else pytest.raises(WriteFailed, match="in use")
+    with told, atomic_write(target, overwrite=True) as temporary:
+        temporary.write_text("new")
+    assert target.read_text() == ("new" if written else "old")
+    assert names(target) == ["a.shira"]
 
 
 def test_names_that_are_too_long_are_refused(target):

@@ -20,7 +20,8 @@ class Draft:
     def read(self) -> dict[str, Any]:
         """Return what was kept; nothing where there is no file or an unreadable one."""
         try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
+            with self._lock:  # Windows replaces no file that is being read
+                found = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from .words import size
 DEEP, MOST = 4, 300  # levels below a root, folders
 ADAPTERS = "shira"  # what hosts call their folder of adapters
 
+# What every system takes: no folders, not hidden, nothing that Windows refuses or drops.
+NAME = re.compile(r'(?!\.)[^/\\:*?"<>|\x00-\x1f]*[^/\\:*?"<>|\x00-\x1f .]')
+DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
 
 def dropdown(name: str, **options: Any) -> gr.Dropdown:
     """Return the component of a setting that is a path: a choice, or any path typed."""
@@ -35,9 +40,9 @@ def dropdown(name: str, **options: Any) -> gr.Dropdown:
 
 
 def file_name(text: str) -> str:
-    """Return a name of one file or folder; raises InvalidValue."""
+    """Return a name of one file or folder, on any system; raises InvalidValue."""
     name = text.strip()
-    if not name or name.startswith(".") or any(each in name for each in '/\\\0:*?"<>|'):
+    if not NAME.fullmatch(name) or DEVICE.fullmatch(name):
         raise InvalidValue(f"{name!r:.80} is no name for a file: use letters and numbers")
     return name
 

@@ -58,7 +58,8 @@ def load(folder: Path) -> tuple[Progress, Any]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             progress = Progress(**json.loads(metadata[KEY]))
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            # copies: Windows replaces no file while its tensors are in use
+            tensors = {name: file.get_tensor(name).clone() for name in list(file.keys())}
             return progress, _put_together(json.loads(metadata[TREE]), tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise FileInvalid(

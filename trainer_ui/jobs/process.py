@@ -22,8 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SIGNALS = sys.platform != "win32"  # there `terminate` ends a process at once
 if sys.platform == "win32":
+    # A console of its own that is not shown: it stays when ours is closed. Without any, the Python
+    # that a virtual environment's python.exe starts would open a window.
     DETACHED: dict[str, Any] = {
-        "creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+        "creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
     }
 else:
     DETACHED: dict[str, Any] = {"start_new_session": True}
