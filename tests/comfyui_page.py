@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SIZE = {"width": 1400, "height": 900}
-START_MS, STEP_MS, RUN_MS = 90_000, 10_000, 600_000
+START_MS, STEP_MS, RUN_MS = 90_000, 40_000, 600_000
 CANVAS = "#graph-canvas"
 MASK = ".p-dialog-mask"
 _NODE = "const node = app.graph.nodes.find((each) => each.type === type);"

@@ -55,7 +55,11 @@ class LibraryTab:
                 self.mix = gr.Button("Mix", variant="primary", elem_id="mix")
             with gr.Row():
                 self.base = gr.Dropdown(
-                    [], label="checkpoint to bake them into", allow_custom_value=True
+                    [],
+                    label="checkpoint to bake them into",
+                    info="a .safetensors file; the new one is written beside it",
+                    allow_custom_value=True,
+                    elem_id="bake-base",
                 )
                 self.bake = gr.Button("Bake", elem_id="bake")
             self.said = widgets.markup("mixed")
