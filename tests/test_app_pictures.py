@@ -8,10 +8,10 @@ import json
 import os
 import sys
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,23 +51,29 @@ def contents(path: Path) -> dict[str, bytes]:
     return {each.name: each.read_bytes() for each in path.rglob("*") if each.is_file()}
 
 
-_OPENED: dict[int, list[Path]] = {}  # by thread
+_LISTENING: list[set[Path]] = []
 
 
-def _note(event: str, values: tuple[object, ...]) -> None:
-    names = _OPENED.get(threading.get_ident()) if event == "open" else None
-    if names is not None:
-        names.append(Path(str(values[0])))
+@cache
+def _listen() -> None:
+    """Hear of every file that is opened, from now on: nothing takes such a hook away."""
+
+    def note(event: str, values: tuple[object, ...]) -> None:
+        if event == "open":
+            for names in _LISTENING:
+                names.add(Path(str(values[0])))
+
+    sys.addaudithook(note)
 
 
 @contextmanager
-def opened_files() -> Iterator[list[Path]]:
-    """The files that this thread opens meanwhile."""
-    if not _OPENED:
-        sys.addaudithook(_note)  # which nothing takes away
-    names = _OPENED[threading.get_ident()] = []
+def opened_files() -> Iterator[set[Path]]:
+    """The files that any thread opens meanwhile."""
+    _listen()
+    names = set[Path]()
+    _LISTENING.append(names)
     yield names
-    _OPENED[threading.get_ident()] = []
+    _LISTENING.remove(names)
 
 
 def by_name(folder: Folder) -> dict[str, Item]:
@@ -178,13 +184,14 @@ def test_the_first_pictures_are_told_without_the_others(
     """The same is told of them, and the files that are opened for it are those of their own."""
     counts = []
     for count in (20, 200):
-        layout(tmp_path / str(count), count)
+        place = tmp_path / str(count)
+        layout(place, count)
         with opened_files() as names:
-            few = Folder(tmp_path / str(count), most=12)
+            few = Folder(place, most=12)
             found = few.items(0, 12)
-        few.close()
-        counts.append(Counter(name.suffix for name in names if tmp_path in name.parents))
-        with opened(tmp_path / str(count)) as folder:
+            few.close()
+        counts.append(Counter(name.suffix for name in names if place in name.parents))
+        with opened(place) as folder:
             told = [(item.name, item.size, item.caption) for item in folder.items(0, 12)]
         assert told == [(item.name, item.size, item.caption) for item in found]
     assert counts[0] == counts[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -217,15 +218,15 @@ class Folder:
         self._version += 1
 
     def _by_folders(self) -> Callable[[Path], None]:
-        """Return `allowed` for many files: their folders are asked for once, links each."""
-        known = set[Path]()
+        """Return `allowed` for many files: it is asked for their folders once, and for links."""
+        links: dict[Path, set[str]] = {}
 
         def allow(path: Path) -> None:
-            if path.is_symlink():
-                self._allowed(path)
-            elif path.parent not in known:
+            if path.parent not in links:
                 self._allowed(path.parent)
-                known.add(path.parent)
+                links[path.parent] = _links(path.parent)
+            if path.name in links[path.parent]:
+                self._allowed(path)
 
         return allow
 
@@ -285,6 +286,15 @@ class Folder:
             yield f"caption unreadable: {reason}"
         elif not found.caption:
             yield "no caption"
+
+
+def _links(folder: Path) -> set[str]:
+    """Return the names in a folder that are links, from its listing: each file costs time."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_symlink()}
+    except OSError:  # nothing in it can be opened
+        return set()
 
 
 def _may(allow: Callable[[Path], None], path: Path) -> bool:
