@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SIZE = {"width": 1400, "height": 900}
-START_MS, STEP_MS, RUN_MS = 90_000, 40_000, 600_000
+START_MS, STEP_MS, RUN_MS = 90_000, 30_000, 600_000
 CANVAS = "#graph-canvas"
 MASK = ".p-dialog-mask"
 _NODE = "const node = app.graph.nodes.find((each) => each.type === type);"
@@ -107,7 +107,8 @@ class Page:
         self.tab.mouse.dblclick(x, y)
         self.tab.wait_for_selector(".comfy-vue-node-search-container input")
         self.tab.keyboard.type(title)
-        self.tab.wait_for_selector(f".p-autocomplete-option >> text={title}")
+        # Enter takes the marked one; a list that is being found anew has none
+        self.tab.wait_for_selector(f".p-autocomplete-option.p-focus >> text={title}")
         self.tab.keyboard.press("Enter")
         self.tab.wait_for_selector(".comfy-vue-node-search-container", state="hidden")
         drawn = "() => app.graph.nodes.every((n) => n.widgets.every((w) => w.hidden || w.last_y))"

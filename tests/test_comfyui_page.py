@@ -152,6 +152,12 @@ def test_rows_of_the_editor(expression: str, value: Any) -> None:
 
 
 # ---- help, words and workflows against the nodes ----
+def test_comfyui_finds_one_folder_of_workflows():
+    """It looks into folders of these names and serves the files of the first alone."""
+    names = ("example_workflows", "example", "examples", "workflow", "workflows")
+    assert [name for name in names if (hosts.ROOT / name).exists()] == ["workflows"]
+
+
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Names of each node's inputs, and types of its outputs, as the pack tells a host."""

@@ -245,7 +245,7 @@ def test_generation_follows_the_adapter() -> None:
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "examples/language_model.py", "--steps", "3"]
+    command = [sys.executable, "docs/examples/language_model.py", "--steps", "3"]
     done = run_in_root([*command, "--folder", str(tmp_path)])
     assert done.returncode == 0, done.stderr
     assert re.search(r"every bit as before: True", done.stdout)

@@ -1,6 +1,6 @@
 """Teach a small language model two tasks as sparse adapters, use both at once, and undo them.
 
-    python examples/language_model.py       # half a minute on a CPU; needs transformers
+    python docs/examples/language_model.py       # half a minute on a CPU; needs transformers
 
 The base copies words. One adapter learns to answer with the next letters; another one, on top of
 it and in other entries, with the next digits. For a model of your own change `base_model` and
