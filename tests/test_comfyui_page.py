@@ -152,7 +152,7 @@ def test_rows_of_the_editor(expression: str, value: Any) -> None:
 
 
 # ---- help, words and workflows against the nodes ----
-def test_comfyui_finds_one_folder_of_workflows():
+def test_comfyui_finds_one_folder_of_workflows() -> None:
     """It looks into folders of these names and serves the files of the first alone."""
     names = ("example_workflows", "example", "examples", "workflow", "workflows")
     assert [name for name in names if (hosts.ROOT / name).exists()] == ["workflows"]
