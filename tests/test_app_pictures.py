@@ -189,6 +189,7 @@ def test_the_first_pictures_are_told_without_the_others(
         with opened_files() as names:
             few = Folder(place, most=12)
             found = few.items(0, 12)
+            assert few.wait(LONG)
             few.close()
         counts.append(Counter(name.suffix for name in names if place in name.parents))
         with opened(place) as folder:
