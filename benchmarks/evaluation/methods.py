@@ -23,8 +23,8 @@ from training_methods import everything, linears
 
 from shira_core.adapter import Adapter
 from shira_core.mask import Mask
-from shira_core.masks import build
-from shira_core.training import calibrate, finetune
+from shira_core.masks import build, pooled
+from shira_core.training import calibrate, explore, finetune
 
 CALIBRATION, MANY = 8, 64  # batches
 SHORT = 50  # dense steps that show which entries move
@@ -157,11 +157,24 @@ def _highest_of_each(
 
 
 @contextmanager
+def signs(setting: Setting) -> Iterator[Trained]:
+    """SHiRA at the entries that the trainer's mask `moved` chooses."""
+    unet = copy.deepcopy(setting.base)
+    masks = _signed(setting, unet)
+    with finetune(unet, layers=linears(unet), masks=masks) as run:
+        yield _ours(unet, run)
+
+
+def _signed(setting: Setting, unet: nn.Module) -> dict[str, Mask]:
+    layers, spec = linears(unet), setting.spec
+    counts = explore(unet, range(SHORT), setting.loss, step=DENSE_RATE, layers=layers)
+    return pooled(counts, budget(unet, layers, spec.rank), seed=spec.mask_seed)
+
+
+@contextmanager
 def shares(setting: Setting) -> Iterator[Trained]:
     """SHiRA at random entries, as many in each layer as `signs-global` has there."""
     unet = copy.deepcopy(setting.base)
-    layers = linears(unet)
-    counts = highest(by_signs(setting, unet, layers), budget(unet, layers, setting.spec.rank))
     weights = dict(unet.named_parameters())
     masks = {
         name: build(
@@ -171,9 +184,9 @@ def shares(setting: Setting) -> Iterator[Trained]:
             seed=setting.spec.mask_seed,
             layer=name,
         )
-        for name, mask in counts.items()
+        for name, mask in _signed(setting, unet).items()
     }
-    with finetune(unet, layers=layers, masks=masks) as run:
+    with finetune(unet, layers=linears(unet), masks=masks) as run:
         yield _ours(unet, run)
 
 
@@ -216,39 +229,20 @@ def by_agreement(batches: int) -> Score:
 
 def by_movement(setting: Setting, unet: nn.Module, layers: list[str]) -> dict[str, Tensor]:
     """Score entries by how far a few steps of full fine-tuning move them."""
-    return _moved(setting, unet, layers, partial(torch.optim.AdamW, weight_decay=0.0))
-
-
-def by_signs(setting: Setting, unet: nn.Module, layers: list[str]) -> dict[str, Tensor]:
-    """Score entries by how far the signs of their gradients alone move them, without any state."""
-    return _moved(setting, unet, layers, Signs)
-
-
-class Signs(torch.optim.SGD):
-    """Every entry goes as far as every other in a step, in its gradient's direction."""
-
-    def step(self, closure: Any = None) -> Any:
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    weight.grad.sign_()
-        return super().step(closure)
-
-
-def _moved(
-    setting: Setting, unet: nn.Module, layers: list[str], optimizer: Callable[..., Any]
-) -> dict[str, Tensor]:
     trial = copy.deepcopy(unet)
     weights = {f"{name}.weight": trial.get_submodule(name).weight for name in layers}
     for weight in weights.values():
         weight.requires_grad_()
     before = {name: weight.detach().clone() for name, weight in weights.items()}
-    train_shortly(setting, trial, optimizer(list(weights.values()), lr=DENSE_RATE))
+    train_shortly(setting, trial, list(weights.values()), DENSE_RATE)
     return {name: (weight.detach() - before[name]).abs() for name, weight in weights.items()}
 
 
-def train_shortly(setting: Setting, unet: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def train_shortly(
+    setting: Setting, unet: nn.Module, parameters: Sequence[nn.Parameter], rate: float
+) -> None:
     """Do a few ordinary steps, to see which entries move."""
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     for number in range(SHORT):
         setting.loss(unet, number).backward()
         optimizer.step()
@@ -305,8 +299,7 @@ def reselected(setting: Setting) -> Iterator[Trained]:
     """SHiRA whose entries are those that a first, shorter run at twice as many moved furthest."""
     twice = replace(setting, spec=replace(setting.spec, rank=2 * setting.spec.rank))
     with sparse("grad", batches=CALIBRATION)(twice) as first:
-        adamw = torch.optim.AdamW(first.parameters, lr=setting.spec.rate, weight_decay=0.0)
-        train_shortly(setting, first.unet, adamw)
+        train_shortly(setting, first.unet, first.parameters, setting.spec.rate)
         moved = {name: delta.abs() for name, delta in first.learned().deltas.items()}
     unet = copy.deepcopy(setting.base)
     masks = highest(moved, budget(unet, linears(unet), setting.spec.rank))
@@ -341,7 +334,7 @@ METHODS: dict[str, Method] = {
     "moved-global": chosen(by_movement, spread=False),
     "moved-global-all": chosen(by_movement, spread=True),
     "moved": chosen(by_movement, spread=False, evenly=True),
-    "signs-global": chosen(by_signs, spread=False),
+    "signs-global": signs,
     "shares-global": shares,
     "agree": chosen(by_agreement(MANY), spread=False, evenly=True),
     "agree-global": chosen(by_agreement(MANY), spread=False),

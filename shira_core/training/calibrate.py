@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidValue
-from . import freeze
+from .gradients import each_gradient
 from .select import Layers, choose
 
 
@@ -32,34 +31,14 @@ def calibrate(
     """
     chosen = choose(module, layers)
     sums: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        stack.enter_context(freeze.only(module, [each.weight for each in chosen]))
-        for each in chosen:
-            hook = _adder(sums, each.name, absolute, device)
-            stack.callback(each.weight.register_post_accumulate_grad_hook(hook).remove)
-        count = 0
-        for batch in batches:
-            count += 1
-            loss_fn(module, batch).backward()
-    if not count:
+
+    def add(name: str, weight: Tensor, grad: Tensor) -> None:
+        grad = (grad.abs() if absolute else grad).to(device or grad.device, torch.float32)
+        sums[name] = sums[name].add_(grad) if name in sums else grad.clone()
+
+    if not each_gradient(module, chosen, batches, loss_fn, add):
         raise InvalidValue("calibration needs at least one batch")
     for each in chosen:
         if each.name not in sums:
             sums[each.name] = torch.zeros_like(each.weight, dtype=torch.float32, device=device)
     return sums
-
-
-def _adder(
-    sums: dict[str, Tensor], name: str, absolute: bool, device: torch.device | str | None
-) -> Callable[[Tensor], None]:
-    """Return the hook that adds a dense gradient to the sums and frees it at once."""
-
-    def add(weight: Tensor) -> None:
-        grad, weight.grad = weight.grad, None
-        if grad is None:
-            return
-        with torch.no_grad():
-            grad = (grad.abs() if absolute else grad).to(device or grad.device, torch.float32)
-            sums[name] = sums[name].add_(grad) if name in sums else grad.clone()
-
-    return add

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidValue
-from . import freeze
+from .gradients import each_gradient
 from .select import Layers, choose
 
 MOST = 127  # batches: a count of steps is an int8
@@ -43,34 +43,23 @@ def explore(
         each.name: torch.zeros(each.weight.shape, dtype=torch.int8, device=places[each.name])
         for each in chosen
     }
+
+    def move(name: str, weight: Tensor, grad: Tensor) -> None:
+        sign = grad.sign_().nan_to_num_(0.0)  # what overflowed says nothing
+        weight.sub_(sign, alpha=step)
+        counts[name].add_(sign.to(places[name], torch.int8))
+
     with ExitStack() as stack:
-        stack.enter_context(freeze.only(module, [each.weight for each in chosen]))
         for each in chosen:
             before = each.weight.detach().to(places[each.name], copy=True)
             stack.callback(each.weight.detach().copy_, before)
-            hook = _mover(counts[each.name], step)
-            stack.callback(each.weight.register_post_accumulate_grad_hook(hook).remove)
-        done = 0
-        for batch in batches:
-            if done == MOST:
-                raise InvalidValue(f"a trial run has at most {MOST} batches: give fewer")
-            done += 1
-            loss_fn(module, batch).backward()
-    if not done:
-        raise InvalidValue("a trial run needs at least one batch")
+        if not each_gradient(module, chosen, _limited(batches), loss_fn, move):
+            raise InvalidValue("a trial run needs at least one batch")
     return {name: count.abs_() for name, count in counts.items()}
 
 
-def _mover(count: Tensor, step: float) -> Callable[[Tensor], None]:
-    """Return the hook that moves a weight against its gradient, counts, and frees the gradient."""
-
-    def move(weight: Tensor) -> None:
-        grad, weight.grad = weight.grad, None
-        if grad is None:
-            return
-        with torch.no_grad():
-            sign = grad.sign_().nan_to_num_(0.0)  # what overflowed says nothing
-            weight.sub_(sign, alpha=step)
-            count.add_(sign.to(count.device, torch.int8))
-
-    return move
+def _limited(batches: Iterable[Any]) -> Iterator[Any]:
+    for number, batch in enumerate(batches):
+        if number == MOST:
+            raise InvalidValue(f"a trial run has at most {MOST} batches: give fewer")
+        yield batch

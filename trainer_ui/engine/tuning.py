@@ -22,10 +22,9 @@ from .base import Base
 from .config import Config
 from .config.adapter import density_of
 from .errors import ConfigInvalid
-from .measured import MEASURED, MOVED, Measuring
+from .measured import MEASURED, MOVED, DensityOf, Measuring
 from .processes import ALONE, Processes
 
-DensityOf = Callable[[str, Tensor], "float | None"]
 # The UNet's blocks; its ends (conv_in, time_embedding, conv_out) are small and change everything.
 PARTS = {
     "unet": {"all": ("attentions", "resnets"), "attention": ("attentions",)},

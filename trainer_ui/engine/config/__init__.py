@@ -57,7 +57,7 @@ class Config(OutputSettings, TrainingSettings, AdapterSettings, DataSettings, Mo
             if data.get("mask") == "moved" and any(density_of(str(line))[1] for line in blocks):
                 raise ValueError(
                     "block_density: the mask moved shares the entries out itself: only block=0 "
-                    "(untrained) goes with it"
+                    "(untrained) goes with it, or another mask"
                 )
             has_density, has_rank = (data.get(k) is not None for k in ("density", "rank"))
             if has_density and has_rank:
