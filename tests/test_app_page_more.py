@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from picture_files import picture
+from safetensors.torch import load_file, save_file
 from trainer_page import ROOT, TRAIN_MS, Page, Served, browsing, serve
 
 pytest.importorskip("gradio")
@@ -18,13 +20,19 @@ pytest.importorskip("huggingface_hub")
 
 from hub_server import TOKEN, Hub, serving
 
+import shira_core as shira
 from trainer_ui import library
 from trainer_ui.app.drawing import GRID, Request
 from trainer_ui.jobs import Store
 
 MANY = 1200
 TITLE = "<img src=x onerror=alert(1)> riso"
-PLUGIN = "def caption(path):\n    return f'<b>{path.stem}</b> by a program'\n"
+PLUGIN = """
+import time
+def caption(path):
+    time.sleep(1)
+    return f'<b>{path.stem}</b> by a program'
+"""
 POINTS = "[shira.captioners]\nnamer = namer_plugin:caption\n"
 
 
@@ -99,6 +107,8 @@ def test_captions_by_a_program_that_is_installed(page: Page, served: Served) -> 
     page.unfold("Change many captions")
     page.choose("captioner", "namer")
     page.tab.click("#caption")
+    page.wait_for_text("#edit-preview", "captioning, 1 s left")
+    page.tab.locator("#edit-preview [role=progressbar]").wait_for()
     page.wait_for_text("#edit-preview", "2 captions would change")
     page.wait_for_text("#edit-preview", "<b>a</b> by a program")
     page.shoot("captioner")
@@ -181,6 +191,28 @@ def _walk(page: Page) -> None:
             page.tab.wait_for_function("document.activeElement.matches('.open')")
             page.tab.evaluate(DRAWN)
         page.tab.keyboard.press("Tab")
+
+
+def test_adapters_are_baked_into_a_checkpoint(page: Page, served: Served) -> None:
+    adapter = shira.load(served.roots[0] / "adapters" / "riso.shira")
+    base = served.roots[0] / "zeros.safetensors"
+    save_file({n: torch.zeros(adapter.weights.shape(n)) for n in adapter.weights}, base)
+    page.go("Library")
+    page.tab.locator("#cards button").filter(has_text="riso").click()
+    page.unfold("Mix and bake")
+    page.wait_for_value("mix-alphas", "1")
+    page.fill("mix-alphas", "0.5")
+    page.fill("mix-name", "with riso")
+    page.tab.click("#bake")
+    page.tab.get_by_text("a checkpoint to bake them into").last.wait_for()
+    page.fill("bake-base", str(base))
+    page.tab.click("#bake")
+    page.wait_for_text("#mixed", "Baked: home/with riso.safetensors")
+    baked = load_file(base.with_stem("with riso"))
+    assert all(torch.equal(baked[n], 0.5 * adapter.weights[n].dense()) for n in adapter.weights)
+    page.tab.click("#bake")
+    page.tab.get_by_text("exists: choose another name", exact=False).wait_for()
+    assert page.tab.get_by_text("--overwrite").count() == 0
 
 
 def test_an_adapter_is_shared(page: Page, served: Served, hub: Hub) -> None:

@@ -222,7 +222,8 @@ class DatasetTab:
     ) -> Any:
         """Show the captions that an installed program would write."""
         write = captioners.captioner(program or "")
-        found = self.folder(path).captioned(write, lambda done, of: bar((done, of)))
+        told = words.under_way(bar, "captioning", "pictures")
+        found = self.folder(path).captioned(write, told)
         return _previewed(found)
 
     def make_edit(
@@ -233,12 +234,13 @@ class DatasetTab:
     ) -> Any:
         """Make the change that is shown."""
         folder = self.folder(path)
-        count = folder.apply(edit, lambda done, of: bar((done, of))) if edit else 0
+        told = words.under_way(bar, "writing", "captions")
+        count = folder.apply(edit, told) if edit else 0
         return _edited(f"{count} captions are changed.")
 
     def undo_edit(self, path: str, bar: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
         """Take the last change back."""
-        count = self.folder(path).undo(lambda done, of: bar((done, of)))
+        count = self.folder(path).undo(words.under_way(bar, "writing", "captions"))
         return _edited(f"{count} captions are as before.")
 
     def take(self, name: str, files: list[str]) -> Any:

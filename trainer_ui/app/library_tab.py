@@ -48,7 +48,9 @@ class LibraryTab:
                 self.alphas = gr.Textbox(
                     label="alphas of the chosen ones, in their order", elem_id="mix-alphas"
                 )
-                self.mode = gr.Dropdown(MODES, value="sum", label="mode", elem_id="mix-mode")
+                self.mode = gr.Dropdown(
+                    MODES, value="sum", label="mode of a mix", elem_id="mix-mode"
+                )
                 self.name = gr.Textbox(label="name of the new file", elem_id="mix-name")
             with gr.Row():
                 self.preview = gr.Button("What would it be?", elem_id="mix-preview")
@@ -82,7 +84,9 @@ class LibraryTab:
         self.mix.click(words.answered(self.write), [*stack, self.mode, self.name], **told).then(
             self.look, None, [self.cards, self.base], **QUIET
         )
-        self.bake.click(words.answered(self.burn), [*stack, self.base, self.name], **told)
+        self.bake.click(words.answered(self.burn), [*stack, self.base, self.name], **told).then(
+            self.look, None, [self.cards, self.base], **QUIET
+        )
 
     def look(self) -> Any:
         """Return all adapters, and the checkpoints that they can be baked into."""
@@ -118,7 +122,7 @@ class LibraryTab:
         if len(names) < 2:
             raise InvalidValue(TWO)
         paths = [self.desk.roots.resolve(name) for name in names]
-        found = library.compare(paths, lambda done, of: bar((done, of), desc="comparing"))
+        found = library.compare(paths, words.under_way(bar, "comparing", "weights"))
         table = images.inline(found.picture, "interference of each pair")
         return f"<pre>{words.text(found.text)}</pre>{table}"
 
@@ -151,7 +155,7 @@ class LibraryTab:
             raise InvalidValue("choose one adapter or more, and a checkpoint to bake them into")
         checkpoint = self.desk.roots.resolve(base)
         out = checkpoint.with_name(f"{places.file_name(name)}.safetensors")
-        made = library.bake(checkpoint, out, stack, lambda done, of: bar((done, of), desc="baking"))
+        made = library.bake(checkpoint, out, stack, words.under_way(bar, "baking", "bytes"))
         return words.note(f"Baked: {self.desk.roots.shown(made)}", "good")
 
     def _stack(self, names: Sequence[str], alphas: str) -> list[tuple[Path, float]]:
@@ -171,4 +175,6 @@ def _flat(value: object) -> str:
         return ", ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:.4g}"
-    return f"{value:,}" if type(value) is int else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)

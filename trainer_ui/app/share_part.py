@@ -134,11 +134,8 @@ class SharePart:
             raise InvalidValue("no token: type one that may write, or use the command")
         hub.check_repository(repository.strip())
         folder = self._places(file)[1]
-
-        def tell(done: int, total: int) -> None:
-            bar((done, total), desc="uploading")
-
-        address = push(folder, repository.strip(), token.strip(), private, tell)
+        told = words.under_way(bar, "uploading", "bytes")
+        address = push(folder, repository.strip(), token.strip(), private, told)
         return words.note(f"It is there: {address}", "good")
 
     def _places(self, file: str | None) -> tuple[Path, Path]:

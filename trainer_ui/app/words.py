@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import html
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import gradio as gr
 
-from shira_core.errors import ShiraError
+from shira_core.errors import FileExists, ShiraError
 
 SECONDS_SHOWN = 12
 
@@ -42,9 +43,22 @@ def note(message: object, kind: str = "") -> str:
     return f'<p class="shira-note {kind}">{text(message)}</p>' if message else ""
 
 
-def problem(error: ShiraError) -> str:
+def problem(error: Exception) -> str:
     """Return what an error says; a flag of the command line is a field of the page."""
-    return str(error).replace("give --", "fill in ")
+    told = str(error).replace("give --", "fill in ")
+    return told.partition(" or add --overwrite")[0] if isinstance(error, FileExists) else told
+
+
+def under_way(bar: gr.Progress, doing: str, unit: str) -> Callable[[int, int], None]:
+    """Return what tells the page how much of a work is done, of how much, and the time left."""
+    start = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        left = (time.monotonic() - start) * (total - done) / done if done else 0
+        desc = f"{doing}, {duration(left)} left" if left else doing
+        bar((done, total), desc=desc, unit=unit)
+
+    return tell
 
 
 def figures(pairs: Iterable[tuple[str, object]]) -> str:
@@ -70,7 +84,10 @@ def answered(act: Callable[..., Any]) -> Callable[..., Any]:
             return act(*values)
         except (ShiraError, OSError) as error:
             raise gr.Error(
-                text(error), duration=SECONDS_SHOWN, title="This cannot be", print_exception=False
+                text(problem(error)),
+                duration=SECONDS_SHOWN,
+                title="This cannot be",
+                print_exception=False,
             ) from None
 
     return answer
