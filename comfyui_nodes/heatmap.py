@@ -20,7 +20,7 @@ DARK = 0.55  # share from which white text reads better
 def draw(stack: Sequence[Entry], pairs: Sequence[Pair]) -> Tensor:
     """Return a table of all pairs, float32 (1, height, width, 3) in 0..1, as ComfyUI has pictures.
 
-    Colour: 1 - AWOR where it was measured, else the overlap. A cell holds the figures.
+    The redder, the more entries they have in common. A cell holds the figures.
     """
     size = max(1, len(stack)) + 1
     picture = Image.new("RGB", (size * CELL + MARGIN, size * CELL + MARGIN), "white")
@@ -36,15 +36,14 @@ def draw(stack: Sequence[Entry], pairs: Sequence[Pair]) -> Tensor:
 
 
 def _cell(pen: ImageDraw.ImageDraw, row: int, column: int, pair: Pair) -> None:
-    share = 1 - pair.report.awor if pair.report else pair.overlap
     left, top = _at(column + 1), _at(row + 1)
-    red, green, blue = (int(part) for part in LOW + (HIGH - LOW) * min(1.0, max(0.0, share)))
+    red, green, blue = (int(part) for part in LOW + (HIGH - LOW) * pair.overlap)
     box = (left, top, left + CELL - 2, top + CELL - 2)
     pen.rectangle(box, fill=(red, green, blue))
     lines = [f"overlap {pair.overlap:.1%}"]
     if pair.report:
         lines += [f"AWOR {pair.report.awor:.1%}", f"AWOM {pair.report.awom:.3g}"]
-    ink = "white" if share > DARK else "black"
+    ink = "white" if pair.overlap > DARK else "black"
     pen.multiline_text((left + 6, top + CELL // 2 - 8 * len(lines)), "\n".join(lines), fill=ink)
 
 

@@ -58,10 +58,10 @@ def test_a_comparison_is_the_cores(place: Path) -> None:
     assert f"overlap {report.overlap:.2%}, AWOR {report.awor:.2%}" in found.text
     assert steps == [(n, len(report.weights)) for n in range(1, len(report.weights) + 1)]
     pixels = np.asarray(found.picture)
-    for row, column in ((1, 2), (2, 1)):
-        corner = pixels[row * heatmap.CELL + 2, column * heatmap.CELL + 2]
-        share = 1 - report.awor
-        assert np.allclose(corner, heatmap.LOW + (heatmap.HIGH - heatmap.LOW) * share, atol=1)
+    for row, column in ((0, 1), (1, 0)):
+        corner = pixels[heatmap.TOP + row * heatmap.CELL + 2, (column + 1) * heatmap.CELL + 2]
+        colour = heatmap.LOW + (heatmap.HIGH - heatmap.LOW) * report.overlap
+        assert np.allclose(corner, colour, atol=1)
     with pytest.raises(InvalidValue, match="two"):
         library.compare(paths[:1])
 
