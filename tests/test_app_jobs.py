@@ -411,13 +411,17 @@ def test_progress_follows_a_run_that_goes_on_resumes_and_starts_anew(
     assert progress(job).steps == 0
     job.folder.mkdir(parents=True)
     job.log.write_text("opening\nencoding\n")
-    with path.open("w") as file:
+    path.write_text(event("measured", batch=2, batches=50, eta=96))
+    told = progress(job)
+    assert (told.measured, told.seconds_left, told.steps) == ((2, 50), 96, 0)
+    with path.open("a") as file:
         file.write('{"event":"step","time":5.0,"step":9,"loss":9,"norm":9,"lr":9,"eta":9}\n')
         file.write(begin(0) + step(1) + step(2, None) + step(3, 0.25, 1 << 30))
         file.write(event("sample", step=2, path="a.png") + event("checkpoint", step=2))
         file.write(event("news", step=1) + event("warning", message="look") + step(4)[:20])
     told = progress(job)
     assert (told.step, told.steps, told.seconds_left, told.memory) == (3, 4, 7.5, 1 << 30)
+    assert told.measured is None
     assert told.losses == ((1, 0.5), (3, 0.25))
     assert [number for number, _ in told.rates] == [1, 2, 3]
     assert [(s.step, s.path.name, s.alphas) for s in told.samples] == [(2, "a.png", (0.5, 1.0))]
@@ -433,6 +437,16 @@ def test_progress_follows_a_run_that_goes_on_resumes_and_starts_anew(
     told = progress(job)
     assert (told.step, told.steps, len(told.losses), told.samples) == (50, 99, 50, ())
     assert progress(store.set_state(job.id, "stopped")).seconds_left is None
+
+
+def test_what_is_measured_before_the_steps_is_shown(store: Store, tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    from trainer_ui.app.queue import rows
+
+    job, path = running(store, tmp_path)
+    path.write_text(event("measured", batch=2, batches=50, eta=96))
+    (row,) = rows([job], None)
+    assert row["detail"] == "measuring which entries to train, 2 of 50 · 2 min left"
 
 
 def test_a_hundred_thousand_steps_are_there_at_once(store: Store, tmp_path: Path) -> None:

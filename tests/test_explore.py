@@ -19,18 +19,20 @@ STEP = 0.01
 Scores = dict[str, Tensor]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("kind", ["linear", "conv", "channels_last", "tied"])
-def test_a_trial_run_counts_the_steps_of_sign_descent(kind: str, dtype: torch.dtype) -> None:
-    inputs = [batch(kind, number, dtype) for number in range(4)]
-    module = build(kind, dtype)
+KINDS = pytest.mark.parametrize("kind", ["linear", "conv", "channels_last", "tied"])
+
+
+@KINDS
+def test_a_trial_run_counts_the_steps_of_sign_descent(kind: str) -> None:
+    inputs = [batch(kind, number) for number in range(4)]
+    module = build(kind)
     module.requires_grad_(False)
     before = state_of(module)
     found = explore(module, inputs, loss_of, step=STEP)
     assert state_of(module) == before
     assert {each.dtype for each in found.values()} == {torch.int8}
     moving, ends = (
-        build(kind, dtype),
+        build(kind),
         {name: torch.zeros_like(each) for name, each in found.items()},
     )
     for x in inputs:
@@ -42,6 +44,44 @@ def test_a_trial_run_counts_the_steps_of_sign_descent(kind: str, dtype: torch.dt
     assert found.keys() == ends.keys()
     assert all(torch.equal(found[name], ends[name].abs()) for name in found)
     assert max(int(each.max()) for each in found.values()) == 4
+
+
+NARROW = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+
+
+@KINDS
+def test_narrow_weights_are_given_back_and_random_numbers_left_alone(kind: str) -> None:
+    inputs = [batch(kind, number, torch.bfloat16) for number in range(4)]
+    module = build(kind, torch.bfloat16)
+    before, drawn = state_of(module), torch.random.get_rng_state()
+    found, again = (explore(module, inputs, loss_of, step=STEP) for _ in range(2))
+    assert state_of(module) == before
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+    assert all(torch.equal(found[name], again[name]) for name in found)
+    assert max(int(each.max()) for each in found.values()) == 4
+
+
+@NARROW
+@pytest.mark.parametrize("start", [0.0, 3e-6, 0.03, -1.0, 100.0])
+def test_steps_smaller_than_the_spacing_of_numbers_arrive_on_average(
+    dtype: torch.dtype, start: float
+) -> None:
+    """A weight that is pulled to one side all the time gets as far as in float32, bar the dice."""
+    count, side = 100, 300
+    module = nn.Linear(side, side, bias=False, dtype=dtype)
+    nn.init.constant_(module.weight, start)
+    step = 0.1 * torch.finfo(dtype).eps * max(abs(start), 1e-3)  # a tenth of the spacing, or less
+    places = list[Tensor]()
+
+    def loss(module: nn.Module, x: Tensor) -> Tensor:
+        places.append(module.weight.detach().double())
+        return (module.weight * x).sum()
+
+    found = explore(module, [torch.ones((), dtype=dtype)] * count, loss, step=step)
+    assert found["weight"].tolist() == [[count] * side] * side
+    ways = places[0] - places[-1]
+    error = 4 * float(ways.std()) / side
+    assert float(ways.mean()) == pytest.approx((count - 1) * step, rel=0.01, abs=error)
 
 
 def test_an_error_gives_the_weights_back() -> None:

@@ -196,6 +196,18 @@ def test_a_captured_run_is_stopped_and_goes_on(
     check_alike(look(out), whole, EXACT)
 
 
+def test_a_trial_run_chooses_what_one_on_the_cpu_does(
+    run: Callable[..., Trained], tmp_path: Path
+) -> None:
+    found = []
+    for device in (DEVICE, "cpu"):
+        run(device=device, mask="moved", calibration=8, precision="fp32", steps=1)
+        kept = (tmp_path / "style.shira").rename(tmp_path / f"{device}.shira")
+        found.append(shira.load(kept))
+    assert found[0].entries == found[1].entries
+    assert shira.compare(*found).overlap > 0.8  # by chance: 0.1
+
+
 def test_a_failed_capture_leaves_torch_in_order() -> None:
     """A question to the GPU breaks a capture off; memory can be freed and captured afterwards."""
     recorder = graphs.Graphs(torch.device(DEVICE))

@@ -51,6 +51,24 @@ def test_a_whole_run_keeps_to_the_schema(settings: Settings) -> None:
             assert Path(event.path).is_file()
 
 
+def test_what_is_measured_first_is_told(settings: Settings) -> None:
+    """For the UNet and each text encoder; a run that goes on has measured already."""
+
+    def stop(step: int, unet: torch.nn.Module) -> None:
+        if step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    more = {**settings, "steps": 2, "mask": "moved", "calibration": 3, "text_lr": 1e-3}
+    assert train(load(None, more), stop) is None
+    first = read(settings)
+    measured = [e for e in first if isinstance(e, events.Measured)]
+    assert [(e.batch, e.batches) for e in measured] == [(1, 3), (2, 3), (3, 3)] * 2
+    assert [e.eta for e in measured][2::3] == [0, 0]
+    assert isinstance(first[len(measured)], events.Start)
+    assert train(load(None, {**more, "resume": True}))
+    assert sum(isinstance(e, events.Measured) for e in read(settings)) == len(measured)
+
+
 def test_an_error_is_the_last_event(settings: Settings) -> None:
     with pytest.raises(ShiraError) as caught:
         train(load(None, {**settings, "images": str(Path(str(settings["out"])).parent)}))

@@ -14,6 +14,8 @@ from .gradients import each_gradient
 from .select import Layers, choose
 
 MOST = 127  # batches: a count of steps is an int8
+EXPONENT = 0x7F800000  # of a float32's bits
+LEAST = 1e-30  # below it all numbers are as far apart as there
 
 
 def explore(
@@ -29,8 +31,10 @@ def explore(
 
     In each batch every entry of the chosen weights goes `step` against the sign of its gradient.
     Entries that the batches keep pulling to one side get far, others walk to and fro: give the
-    result to `masks.pooled`. About 50 batches and a tenth of the learning rate are enough
-    (docs/evaluation.md).
+    result to `masks.pooled`. About 50 batches and a tenth of the learning rate are enough; with
+    steps that change nothing another choice comes out, a worse one (docs/evaluation.md). Weights in
+    float16 and bfloat16, whose numbers lie further apart than small steps, are rounded at random,
+    so that they get as far on average; torch's random state is not touched.
 
     loss_fn: (module, batch) -> loss. device: where the counts and a copy of the weights are kept,
     such as "cpu"; by default beside each weight. There is no optimizer state, and one dense
@@ -44,9 +48,14 @@ def explore(
         for each in chosen
     }
 
+    dice = {each.weight.device: _dice(each.weight.device) for each in chosen}
+
     def move(name: str, weight: Tensor, grad: Tensor) -> None:
         sign = grad.sign_().nan_to_num_(0.0)  # what overflowed says nothing
-        weight.sub_(sign, alpha=step)
+        if weight.dtype in (torch.float16, torch.bfloat16):
+            _round_into(weight, weight.float().sub_(sign, alpha=step), dice[weight.device])
+        else:
+            weight.sub_(sign, alpha=step)
         counts[name].add_(sign.to(places[name], torch.int8))
 
     with ExitStack() as stack:
@@ -56,6 +65,20 @@ def explore(
         if not each_gradient(module, chosen, _limited(batches), loss_fn, move):
             raise InvalidValue("a trial run needs at least one batch")
     return {name: count.abs_() for name, count in counts.items()}
+
+
+def _dice(device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(0)
+
+
+def _round_into(weight: Tensor, exact: Tensor, dice: torch.Generator) -> None:
+    """Write float32 into a narrower dtype: up or down, the more likely the nearer, unbiased."""
+    narrow = torch.finfo(weight.dtype)
+    power = (exact.view(torch.int32) & EXPONENT).view(torch.float32)
+    spacing = power.clamp_min_(max(narrow.tiny, LEAST)).mul_(narrow.eps)
+    whole = exact.div_(spacing).floor()
+    up = torch.empty_like(exact).uniform_(generator=dice) < exact - whole
+    weight.copy_(whole.add_(up).mul_(spacing))
 
 
 def _limited(batches: Iterable[Any]) -> Iterator[Any]:

@@ -62,7 +62,9 @@ def _row(job: Job, shown: Job | None) -> dict[str, Any]:
 def detail(job: Job, told: Progress) -> str:
     """Return how far a job is, in words."""
     parts = [job.message] if job.message else []
-    if told.steps:
+    if told.measured:
+        parts.insert(0, "measuring which entries to train, {} of {}".format(*told.measured))
+    elif told.steps:
         parts.insert(0, f"step {told.step} of {told.steps}")
     elif job.state == "running":
         parts.insert(0, "opening the base and encoding the pictures")

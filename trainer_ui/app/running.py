@@ -29,7 +29,14 @@ def stamp(job: Job | None) -> str:
     if job is None:
         return ""
     told = progress(job)
-    counts = (told.step, len(told.samples), len(told.validation), told.warnings, told.error)
+    counts = (
+        told.step,
+        told.measured,
+        len(told.samples),
+        len(told.validation),
+        told.warnings,
+        told.error,
+    )
     return repr((job, *counts, told.log))
 
 

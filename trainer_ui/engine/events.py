@@ -25,6 +25,15 @@ class Event(BaseModel):
     time: float = Field(default_factory=lambda: round(time.time(), 3))
 
 
+class Measured(Event):
+    """A batch that shows which entries to train is done. eta: seconds that are left of them."""
+
+    event: Literal["measured"] = "measured"
+    batch: int
+    batches: int
+    eta: float
+
+
 class Start(Event):
     """The steps begin, or go on after `step` of them."""
 
@@ -125,7 +134,17 @@ class Failed(Event):
 
 
 AnyEvent = Annotated[
-    Start | Step | Validation | Sample | Checkpoint | Saved | Warned | Stopped | Done | Failed,
+    Measured
+    | Start
+    | Step
+    | Validation
+    | Sample
+    | Checkpoint
+    | Saved
+    | Warned
+    | Stopped
+    | Done
+    | Failed,
     Field(discriminator="event"),
 ]
 _READER: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)

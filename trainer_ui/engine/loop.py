@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from shira_core.atomic import atomic_write
 from . import checkpoint, events, guard, optimizers, tuning
 from .board import Board
 from .config import Config, dump
-from .display import Display
+from .display import PLAIN_SECONDS, Display, clock
 from .events import Events
 from .opening import open_run
 from .processes import Processes, join
@@ -78,7 +79,8 @@ def _train(
     opened = open_run(config, say, warn, processes)
     steps = Steps(config, opened, tell, board, processes)
     steps.look()
-    with tuning.start(config, opened.base, steps.losses.calibration, processes, say) as tuned:
+    told = _measuring(tell, say)
+    with tuning.start(config, opened.base, steps.losses.calibration, processes, say, told) as tuned:
         steps.begin(tuned, say, warn)
         with GracefulStop(config.run_folder) as stop:
             stopped = False
@@ -98,6 +100,20 @@ def _train(
             tell.emit(events.Stopped(step=steps.state.done))
             say(_how_to_go_on(config, steps.state.done))
             return None
+
+
+def _measuring(tell: Events, say: Callable[[str], None]) -> Callable[[int, int, float], None]:
+    """Return what tells how many batches are measured, in words now and then."""
+    last = time.monotonic()
+
+    def told(batch: int, batches: int, left: float) -> None:
+        nonlocal last
+        tell.emit(events.Measured(batch=batch, batches=batches, eta=round(left, 1)))
+        if time.monotonic() - last > PLAIN_SECONDS:
+            last = time.monotonic()
+            say(f"measured {batch} of {batches} batches, {clock(left)} left")
+
+    return told
 
 
 def _how_to_go_on(config: Config, step: int) -> str:

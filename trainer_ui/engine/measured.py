@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,8 @@ DensityOf = Callable[[str, Tensor], "float | None"]
 class Measuring:
     """What a mask is measured with, for one module.
 
-    layers: names of its layers. loss: of calibration batch 0, 1, ...
+    layers: names of its layers. loss: of calibration batch 0, 1, ... told: called after each batch
+    with the number of it, of all, and the seconds left.
     """
 
     config: Config
@@ -44,6 +46,7 @@ class Measuring:
     loss: Callable[[int], Tensor]
     processes: Processes
     say: Callable[[str], None]
+    told: Callable[[int, int, float], None]
 
     def ready(self, component: str) -> dict[str, Mask] | None:
         """Return the masks that a run which goes on has, None for what is to be measured.
@@ -91,10 +94,14 @@ class Measuring:
         total = sum(budget(shape, config.density, config.rank) for shape in shapes)
         return pooled(self._common(counts), total, seed=config.seed, shard=config.shard)
 
-    def _batches(self) -> range:
+    def _batches(self) -> Iterator[int]:
         count = self.config.calibration or MEASURED[self.config.mask]
         self.say(f"measuring on {count} batches which entries to train")
-        return range(count)
+        began = time.monotonic()
+        for number in range(count):
+            yield number
+            done = number + 1
+            self.told(done, count, (time.monotonic() - began) / done * (count - done))
 
     def _loss(self, _: nn.Module, number: int) -> Tensor:
         loss = self.loss(number)

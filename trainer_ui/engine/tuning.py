@@ -120,11 +120,13 @@ def start(
     loss: Callable[[int], Tensor],
     processes: Processes = ALONE,
     say: Callable[[str], None] = lambda line: None,
+    told: Callable[[int, int, float], None] = lambda batch, batches, left: None,
 ) -> Iterator[Tuning]:
     """Train the chosen entries of the base's UNet and of the text encoders that it has, inside.
 
-    loss: of calibration batch 0, 1, ...; asked only by the masks that are measured first. A run
-    that goes on has the entries that it had. All processes train the same entries.
+    loss: of calibration batch 0, 1, ...; asked only by the masks that are measured first. told: as
+    in `Measuring`. A run that goes on has the entries that it had. All processes train the same
+    entries.
     """
     modules = base.modules
     sources = {
@@ -136,7 +138,7 @@ def start(
     )
     options = {
         component: _options(
-            Measuring(config, module, _chosen(config, base, component), loss, processes, say),
+            Measuring(config, module, _chosen(config, base, component), loss, processes, say, told),
             sources[component],
             component,
         )

@@ -23,6 +23,7 @@ class Follower:
 
     def _forget(self) -> None:
         self._offset, self._head = 0, b""
+        self.measured: events.Measured | None = None
         self.start: events.Start | None = None
         self.last: events.Step | None = None
         self.losses: list[Point] = []
@@ -61,6 +62,8 @@ class Follower:
         if event.time < self._since:
             return
         match event:
+            case events.Measured():
+                self.measured = event
             case events.Start():
                 self._begin(event)
             case events.Step():
@@ -83,7 +86,7 @@ class Follower:
 
     def _begin(self, event: events.Start) -> None:
         """Take back what was done after the checkpoint: it is done again."""
-        self.start, self.last, self.error = event, None, ""
+        self.measured, self.start, self.last, self.error = None, event, None, ""
         for points in (self.losses, self.rates, self.validation):
             while points and points[-1][0] > event.step:
                 points.pop()

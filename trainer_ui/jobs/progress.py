@@ -37,13 +37,15 @@ class Kept:
 class Progress:
     """A job in numbers. step 0 of 0: nothing is told yet, the log says what is done.
 
-    losses, rates, validation: (step, value). seconds_left: None unless it trains.
+    measured: batches that showed which entries to train, and all of them, before the steps.
+    losses, rates, validation: (step, value). seconds_left: None unless it measures or trains.
     memory: most bytes of the GPU that were taken, None without one. checkpoint: the step that
     it would be resumed from. log: the last lines that were printed. error: one line, or "".
     """
 
     step: int = 0
     steps: int = 0
+    measured: tuple[int, int] | None = None
     losses: tuple[Point, ...] = ()
     rates: tuple[Point, ...] = ()
     validation: tuple[Point, ...] = ()
@@ -63,14 +65,16 @@ def progress(job: Job) -> Progress:
         return Progress(error=job.message if job.state == "failed" else "")
     told = _follower(job.run_folder / events.NAME, job.started - ROUNDED)
     told.read()
-    start, last = told.start, told.last
+    start, last, measured = told.start, told.last, told.measured
+    ahead = measured or last
     return Progress(
         step=last.step if last else start.step if start else 0,
         steps=start.steps if start else 0,
+        measured=(measured.batch, measured.batches) if measured else None,
         losses=tuple(told.losses),
         rates=tuple(told.rates),
         validation=tuple(told.validation),
-        seconds_left=last.eta if last and job.active else None,
+        seconds_left=ahead.eta if ahead and job.active else None,
         memory=last.memory if last else None,
         samples=tuple(Sample(step, path, _alphas(job.toml)) for step, path in told.samples),
         checkpoints=tuple(Kept(step, path) for step, path in told.kept),
