@@ -289,14 +289,18 @@ def runs(results: dict[str, Any]) -> str:
     rows = []
     for preset, row in results["rows"].items():
         if "error" in row:
-            rows.append([preset, row["error"], *[""] * 7])
+            rows.append([preset, row["error"], *[""] * 9])
             continue
-        peaks = [f"{row['peak_bytes'][part] / GB:.2f}" for part in ("opening", "steps", "samples")]
+        most, measuring = row["peak_bytes"], row.get("measuring_s")
+        parts = ("opening", "measuring", "steps", "samples")
+        peaks = [f"{most[part] / GB:.2f}" if most.get(part) else "" for part in parts]
         base = "yes" if "base" in row["verified"] else "no"
         undone = f"{row['changed']}, {'yes' if row['restored'] else 'NO'}"
         sizes = [f"{row['reserved'] / GB:.2f}", f"{row['estimate_gb']:.1f}"]
-        rows.append([preset, f"{row['step_ms']:.0f}", *peaks, *sizes, base, undone])
-    head = ["preset", "step ms", "GB opening", "in steps", "drawing", "reserved", "estimated"]
+        times = [f"{measuring:.0f}" if measuring else "", f"{row['step_ms']:.0f}"]
+        rows.append([preset, *times, *peaks, *sizes, base, undone])
+    head = ["preset", "measuring s", "step ms", "GB opening", "measuring", "in steps", "drawing"]
+    head += ["reserved", "estimated"]
     head += ["verified", "weights changed, restored"]
     return (
         f"## `shira train` with each preset, {results['device']}\n\n"
@@ -304,7 +308,8 @@ def runs(results: dict[str, Any]) -> str:
         " batches that the preset accumulates. Estimated: what the dry run told before. Verified:"
         " `shira verify --base`. Changed, restored: by the diffusers helper. Reserved: what the"
         " allocator took of a GPU that had far more; where there is less, it gives back what it"
-        " does not need. The presets of styles had the mask wm then.\n\n" + _table(head, rows)
+        " does not need. Measuring: the 50 batches before the steps that show the presets of styles"
+        " which entries to train (mask moved).\n\n" + _table(head, rows)
     )
 
 

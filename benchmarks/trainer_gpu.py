@@ -7,8 +7,11 @@
 Each preset trains STEPS steps on real pictures of several shapes, in a process of its own, without
 network, and draws a sample where the preset does. Per preset:
 - estimate_gb: what `shira train --dry-run` says that a step (or a sample) takes.
-- peak_bytes: the most in torch's allocator: `opening` until the first step (pictures and prompts
-  are encoded, the base is drawn), `steps`, `samples`; `reserved`: the most that it took.
+- peak_bytes: the most in torch's allocator: `opening` until the first step or measured batch
+  (pictures and prompts are encoded), `measuring`, `steps`, `samples`; `reserved`: the most that it
+  took.
+- measuring_s: seconds from the first to the last batch of a mask that is measured first.
+- host_bytes: the most main memory that the process had, files that it mapped included.
 - step_ms: median time of a step with all that belongs to it, such as `accumulate` batches.
 - verified: what `shira verify --base` says.
 - changed, restored: the diffusers helper applied the adapter, which changed so many weights, and
@@ -25,6 +28,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -142,7 +146,9 @@ def times(path: Path) -> dict[str, float]:
     told = [json.loads(line) for line in path.read_text().splitlines()]
     moments = [each["time"] for each in told if each["event"] == "step"]
     gaps = [after - before for before, after in itertools.pairwise(moments)]
-    return {"step_ms": round(1e3 * statistics.median(gaps[SETTLED:] or gaps), 1)}
+    found = {"step_ms": round(1e3 * statistics.median(gaps[SETTLED:] or gaps), 1)}
+    measured = [each["time"] for each in told if each["event"] == "measured"]
+    return found | ({"measuring_s": round(measured[-1] - measured[0], 1)} if measured else {})
 
 
 def train(notes: Path, arguments: list[str]) -> int:
@@ -153,18 +159,27 @@ def train(notes: Path, arguments: list[str]) -> int:
     tell, rows = events.Events.emit, []
 
     def emit(self: events.Events, event: events.Event) -> None:
-        rows.append((event.event, *_peak()))
+        rows.append((_part(event), *_peak()))
         tell(self, event)
 
     events.Events.emit = emit  # type: ignore[method-assign]
     code = cli.main(arguments)
-    kinds = {"start": "opening", "step": "steps", "sample": "samples"}
     peaks = {
-        name: max((r[1] for r in rows if r[0] == event), default=0) for event, name in kinds.items()
+        part: max((row[1] for row in rows if row[0] == part), default=0)
+        for part in ("opening", "measuring", "steps", "samples")
     }
     reserved = max((row[2] for row in rows), default=0)
-    notes.write_text(json.dumps({"peak_bytes": peaks, "reserved": reserved}))
+    host = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    told = {"peak_bytes": peaks, "reserved": reserved, "host_bytes": host}
+    notes.write_text(json.dumps(told))
     return code
+
+
+def _part(event: Any) -> str:
+    """Return which part of a run an event ends; the first batch of a measurement is opening's."""
+    if event.event == "measured":
+        return "measuring" if event.batch > 1 else "opening"
+    return {"step": "steps", "sample": "samples"}.get(event.event, "opening")
 
 
 def _peak() -> tuple[int, int]:

@@ -44,7 +44,7 @@ MASKS: Mapping[str, str] = {
     "moment more at the start.",
     "moved": "The entries that move furthest in a short trial run before training, of all layers "
     "together: each layer gets as many as it needs. For styles, which then disturb objects less; "
-    "not for new objects. Takes about as long as 50 steps at the start.",
+    "not for new objects. Takes as long as some 50 steps at the start.",
 }
 SIDE = 384  # pixels of a picture's longer side, about
 NOTHING = torch.empty(0)

@@ -156,18 +156,22 @@ def _highest_of_each(
     return masks
 
 
-@contextmanager
-def signs(setting: Setting) -> Iterator[Trained]:
-    """SHiRA at the entries that the trainer's mask `moved` chooses."""
-    unet = copy.deepcopy(setting.base)
-    masks = _signed(setting, unet)
-    with finetune(unet, layers=linears(unet), masks=masks) as run:
-        yield _ours(unet, run)
+def signs(step: float = DENSE_RATE) -> Method:
+    """SHiRA at the entries that the trainer's mask `moved` chooses. step: of its trial run."""
+
+    @contextmanager
+    def method(setting: Setting) -> Iterator[Trained]:
+        unet = copy.deepcopy(setting.base)
+        masks = _signed(setting, unet, step)
+        with finetune(unet, layers=linears(unet), masks=masks) as run:
+            yield _ours(unet, run)
+
+    return method
 
 
-def _signed(setting: Setting, unet: nn.Module) -> dict[str, Mask]:
+def _signed(setting: Setting, unet: nn.Module, step: float = DENSE_RATE) -> dict[str, Mask]:
     layers, spec = linears(unet), setting.spec
-    counts = explore(unet, range(SHORT), setting.loss, step=DENSE_RATE, layers=layers)
+    counts = explore(unet, range(SHORT), setting.loss, step=step, layers=layers)
     return pooled(counts, budget(unet, layers, spec.rank), seed=spec.mask_seed)
 
 
@@ -334,7 +338,11 @@ METHODS: dict[str, Method] = {
     "moved-global": chosen(by_movement, spread=False),
     "moved-global-all": chosen(by_movement, spread=True),
     "moved": chosen(by_movement, spread=False, evenly=True),
-    "signs-global": signs,
+    "signs-global": signs(),
+    "signs-still": signs(0.0),
+    "signs-tenth": signs(DENSE_RATE / 10),
+    "signs-third": signs(DENSE_RATE / 3),
+    "signs-thrice": signs(DENSE_RATE * 3),
     "shares-global": shares,
     "agree": chosen(by_agreement(MANY), spread=False, evenly=True),
     "agree-global": chosen(by_agreement(MANY), spread=False),

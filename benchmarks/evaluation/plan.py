@@ -31,7 +31,8 @@ SMALL = (  # at the smallest size, too
     "agree-global-all",
     "agree-few-global",
 )
-SHARES = "shares-global"  # at the smallest size alone
+# At the smallest size alone, at the rate of the method that they are compared with.
+LIKE_SIGNS = ("shares-global", "signs-still", "signs-tenth", "signs-third", "signs-thrice")
 SMALL_MIXED = ("lora", "wm", "moved-global", "signs-global", "agree-global")  # and together
 MODES = (  # other ways to use adapters together, by method
     *(("wm", mode) for mode in ("ties", "mean")),
@@ -92,10 +93,10 @@ def tried_rates(method: str, task: str) -> tuple[float, ...]:
 
 def tried() -> list[Job]:
     """What else was tried; learning rates chosen on validation pictures again."""
-    wanted = [(method, MIDDLE, "riso", RATES[1:4]) for method in TRIED if method != SHARES]
+    wanted = [(method, MIDDLE, "riso", RATES[1:4]) for method in TRIED if method not in LIKE_SIGNS]
     wanted += [(method, rank, "riso", RATES[1:4]) for method in WIDE for rank in (1, 16)]
     wanted += [(method, 1, "riso", RATES[1:]) for method in SMALL]
-    wanted.append((SHARES, 1, "riso", RATES[3:4]))  # that of the method it is compared with
+    wanted += [(method, 1, "riso", RATES[3:4]) for method in LIKE_SIGNS]
     rates = tried_rates(WIDE_MIXED[0], CONTENTS[0])[2:]
     wanted += [(method, MIDDLE, CONTENTS[0], rates) for method in WIDE_MIXED]
     jobs = [

@@ -41,6 +41,10 @@ NAMES = {
     "moved-global": "movement, pooled",
     "moved-global-all": "movement, pooled, all layers",
     "signs-global": "signs, pooled",
+    "signs-still": "signs, pooled, steps of 0",
+    "signs-tenth": "signs, pooled, a tenth of the steps",
+    "signs-third": "signs, pooled, a third of the steps",
+    "signs-thrice": "signs, pooled, three times the steps",
     "shares-global": "random, layers' shares of signs",
 }
 PARTS = ("awom", "relative", "awor", "overlap")  # of interference

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InvalidValue
 from .gradients import each_gradient
-from .select import Layers, choose
+from .select import Chosen, Layers, choose
 
 MOST = 127  # batches: a count of steps is an int8
 EXPONENT = 0x7F800000  # of a float32's bits
@@ -47,8 +47,8 @@ def explore(
         each.name: torch.zeros(each.weight.shape, dtype=torch.int8, device=places[each.name])
         for each in chosen
     }
-
     dice = {each.weight.device: _dice(each.weight.device) for each in chosen}
+    bring = _bringing(chosen, device)
 
     def move(name: str, weight: Tensor, grad: Tensor) -> None:
         sign = grad.sign_().nan_to_num_(0.0)  # what overflowed says nothing
@@ -56,7 +56,7 @@ def explore(
             _round_into(weight, weight.float().sub_(sign, alpha=step), dice[weight.device])
         else:
             weight.sub_(sign, alpha=step)
-        counts[name].add_(sign.to(places[name], torch.int8))
+        counts[name].add_(bring(sign.to(torch.int8)))
 
     with ExitStack() as stack:
         for each in chosen:
@@ -65,6 +65,19 @@ def explore(
         if not each_gradient(module, chosen, _limited(batches), loss_fn, move):
             raise InvalidValue("a trial run needs at least one batch")
     return {name: count.abs_() for name, count in counts.items()}
+
+
+def _bringing(
+    chosen: Sequence[Chosen], device: torch.device | str | None
+) -> Callable[[Tensor], Tensor]:
+    """Return what brings signs to where they are counted; from a GPU, through pinned memory."""
+    if device is None:
+        return lambda signs: signs
+    if torch.device(device).type != "cpu" or not any(each.weight.is_cuda for each in chosen):
+        return lambda signs: signs.to(device)
+    largest = max(each.weight.numel() for each in chosen)
+    pinned = torch.empty(largest, dtype=torch.int8, pin_memory=True)
+    return lambda signs: pinned[: signs.numel()].view(signs.shape).copy_(signs)
 
 
 def _dice(device: torch.device) -> torch.Generator:
