@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -131,6 +133,24 @@ def steps_told(folder: Path, kind: str) -> list[int]:
     lines = path.read_text().splitlines() if path.is_file() else []
     told = [json.loads(line) for line in lines if line.endswith("}")]
     return [each["step"] for each in told if each["event"] == kind]
+
+
+def test_a_stop_while_pictures_are_drawn_loses_none(settings: Settings) -> None:
+    """It stops at the step whose pictures are missing, with all that a stop leaves."""
+    more = {"steps": 4, "sample_every": 1, "sample_steps": 100, "checkpoint_every": 0}
+    run = Path(str(settings["out"])).with_suffix(".run")
+
+    def soon(step: int, unet: torch.nn.Module) -> None:
+        if step == 2:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    assert train(load(None, {**settings, **more}), soon) is None
+    assert [path.name for path in (run / "samples").iterdir()] == ["step-000001.png"]
+    assert checkpoint.exists(run)
+    assert (run / "style-000002.shira").is_file()
+    assert train(load(None, {**settings, **more, "resume": True}))
+    told = [event["step"] for event in events(run) if event["event"] == "sample"]
+    assert told == [1, 2, 3, 4]
 
 
 def test_killed_at_any_moment_a_run_loses_at_most_the_last_interval(

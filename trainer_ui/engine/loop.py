@@ -84,14 +84,20 @@ def _train(
         steps.begin(tuned, say, warn)
         with GracefulStop(config.run_folder) as stop:
             stopped = False
-            steps.catch_up(lambda: stop.asked)
+            if steps.draws:
+                steps.sample(lambda: stop.asked)
+                stopped = processes.any(stop.asked)
             with Display(config.steps, steps.state.done, quiet=not processes.first) as display:
                 while not steps.over and not stopped:
                     steps.train(display)
                     if watch:
                         watch(steps.state.done, opened.base.unet)
                     stopped = processes.any(stop.asked)
-                    steps.keep(stopped, lambda: stop.asked)
+                    steps.keep(stopped)
+                    if steps.draws and not stopped:
+                        steps.sample(lambda: stop.asked)
+                        if stopped := processes.any(stop.asked):
+                            steps.keep_rest()
             if not stopped:
                 steps.sample(lambda: stop.asked)
                 stopped = processes.any(stop.asked)

@@ -127,30 +127,42 @@ class Steps:
             "look at these pictures; checkpoint and adapters of the steps before are kept"
         )
 
-    def keep(self, last: bool, stopped: Stopped) -> None:
-        """After a step: write what is due, measure, draw. last: the run stops here.
-
-        stopped: asked while drawing, which is then left out.
-        """
+    def keep(self, last: bool) -> None:
+        """After a step: write what is due, and measure. last: the run stops here."""
         config, done = self._config, self.state.done
         if not self._processes.first:
             return
         if last or self.over or _due(done, config.checkpoint_every):
-            self.state.save(config.run_folder, self._opened.settings)
-            self._tell.emit(events.Checkpoint(step=done))
+            self._keep_state()
         if last or (_due(done, config.save_every) and not self.over):
-            path = config.run_folder / f"{config.out.stem}-{done:06}{config.out.suffix}"
-            self._write(path)
-            self._tell.emit(events.Saved(step=done, path=str(path)))
+            self._keep_adapter()
         if self._opened.held_out and (_due(done, config.validation_every) or self.over):
             self._validate()
-        if _due(done, config.sample_every):
-            self.sample(stopped)
 
-    def catch_up(self, stopped: Stopped) -> None:
-        """Draw what was due after the step that a resumed run begins at: stopping leaves it out."""
-        if self.state.done and _due(self.state.done, self._config.sample_every):
-            self.sample(stopped)
+    def keep_rest(self) -> None:
+        """The run stops after all, while it draws: write what was not due."""
+        config, done = self._config, self.state.done
+        if not self._processes.first:
+            return
+        if not _due(done, config.checkpoint_every):
+            self._keep_state()
+        if not _due(done, config.save_every):
+            self._keep_adapter()
+
+    def _keep_state(self) -> None:
+        self.state.save(self._config.run_folder, self._opened.settings)
+        self._tell.emit(events.Checkpoint(step=self.state.done))
+
+    def _keep_adapter(self) -> None:
+        out, done = self._config.out, self.state.done
+        path = self._config.run_folder / f"{out.stem}-{done:06}{out.suffix}"
+        self._write(path)
+        self._tell.emit(events.Saved(step=done, path=str(path)))
+
+    @property
+    def draws(self) -> bool:
+        """Whether samples are due now. Stopping leaves them out; a run that goes on begins so."""
+        return self.state.done > 0 and _due(self.state.done, self._config.sample_every)
 
     def _validate(self) -> None:
         self._passes.release()
@@ -167,7 +179,10 @@ class Steps:
         return sample.draw(opened.base, opened.arithmetic, self._config, opened.scene, stopped)
 
     def sample(self, stopped: Stopped) -> None:
-        """Draw the prompts at each alpha and save them under the base's pictures."""
+        """Draw the prompts at each alpha and save them under the base's pictures.
+
+        stopped: asked while drawing, which is then left out.
+        """
         scene, done = self._opened.scene, self.state.done
         if not scene or self._drawn == done or not self._processes.first:
             return
