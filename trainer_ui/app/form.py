@@ -91,13 +91,13 @@ class Form:
         shown = {name: fields.form_value(name, value) for name, value in {**gone, **known}.items()}
         return self.filled({**below, **shown})
 
+    @property
+    def keeping(self) -> dict[str, Any]:
+        """What an event is given that changes settings: one after another, the last one counts."""
+        told = {"inputs": self.inputs, "outputs": self.said, "concurrency_id": "settings"}
+        return {"fn": words.answered(self.keep), **told, **QUIET}
+
     def connect(self) -> None:
         """Keep and check whenever a person changes a setting."""
-        gr.on(
-            [part.input for part in self.inputs],
-            words.answered(self.keep),
-            inputs=self.inputs,
-            outputs=self.said,
-            trigger_mode="always_last",
-            **QUIET,
-        )
+        changed = [part.input for part in self.inputs]
+        gr.on(changed, trigger_mode="always_last", **self.keeping)

@@ -31,6 +31,7 @@ PLANNED = (
     *("optimizer", "ema", "dora", "weights", "precision", "gradient_checkpointing"),
     *("channels_last", "sample_count", "device"),
 )
+COUNTS = "counts"  # one after another, or an older answer might come last
 NO_BASE = (
     "Choose a checkpoint or a diffusers folder. It has to lie in a folder that this page may use: "
     "the one of a WebUI or ComfyUI is added with --root when the trainer is started."
@@ -89,19 +90,20 @@ class ModelTab:
             [self.slider, *form.inputs],
             self.counts,
             trigger_mode="always_last",
+            concurrency_id=COUNTS,
             **QUIET,
         )
         self.slider.release(lambda percent: percent / 100, self.slider, self.density, **QUIET).then(
-            words.answered(form.keep), form.inputs, form.said, **QUIET
+            **form.keeping
         )
         self.density.change(_percent, self.density, self.slider, **QUIET)
         gr.on([self.layer.change, *(form.parts[name].change for name in DRAWN)], **draw)
         self.again.click(
             lambda: gr.update(choices=places.bases(self.desk.roots)), None, self.base, **QUIET
         )
-        for names, tell, shown in (
-            (COUNTED, self.count, self.counts),
-            (PLANNED, self.tell, self.plan),
+        for names, tell, shown, line in (
+            (COUNTED, self.count, self.counts, COUNTS),
+            (PLANNED, self.tell, self.plan, None),
         ):
             gr.on(
                 [form.parts[name].change for name in names],
@@ -109,6 +111,7 @@ class ModelTab:
                 form.inputs,
                 shown,
                 trigger_mode="always_last",
+                concurrency_id=line,
                 **QUIET,
             )
 

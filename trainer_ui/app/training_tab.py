@@ -82,14 +82,13 @@ class TrainingTab:
     def connect(self) -> None:
         """Connect the tab, when all settings are on the page."""
         form = self.form
-        filled, said = form.inputs, self.form.said
-        judged = {"fn": words.answered(form.keep), "inputs": filled, "outputs": said, **QUIET}
+        filled = form.inputs
         self.preset.input(
             words.answered(form.with_preset), [self.preset, *filled], filled, **QUIET
-        ).then(**judged)
+        ).then(**form.keeping)
         self.load.upload(
             words.answered(form.from_file), [self.load, *filled], filled, **QUIET
-        ).then(**judged)
+        ).then(**form.keeping)
         self.save.click(words.answered(self.write_toml), filled, self.saved, **QUIET)
         look = {"fn": self.look, "inputs": [self.wanted, self.seen, self.smoothing], **QUIET}
         look["outputs"] = [
