@@ -39,6 +39,7 @@ def train(over):
         return run.state_dict()["values"]
 
 torch.save([train(None), train(Accelerator())], out)
+torch.distributed.destroy_process_group()
 """
 
 
