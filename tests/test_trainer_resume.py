@@ -135,22 +135,27 @@ def steps_told(folder: Path, kind: str) -> list[int]:
     return [each["step"] for each in told if each["event"] == kind]
 
 
-def test_a_stop_while_pictures_are_drawn_loses_none(settings: Settings) -> None:
+@pytest.mark.parametrize(("every", "stop"), [(1, 2), (1, 3), (0, 3)])
+def test_a_stop_while_pictures_are_drawn_loses_none(
+    settings: Settings, every: int, stop: int
+) -> None:
     """It stops at the step whose pictures are missing, with all that a stop leaves."""
-    more = {"steps": 4, "sample_every": 1, "sample_steps": 100, "checkpoint_every": 0}
+    more = {"steps": 3, "sample_every": every, "sample_steps": 100, "checkpoint_every": 0}
+    wanted = [1, 2, 3] if every else [3]
     run = Path(str(settings["out"])).with_suffix(".run")
 
     def soon(step: int, unet: torch.nn.Module) -> None:
-        if step == 2:
+        if step == stop:
             threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     assert train(load(None, {**settings, **more}), soon) is None
-    assert [path.name for path in (run / "samples").iterdir()] == ["step-000001.png"]
+    drawn = [f"step-{step:06}.png" for step in wanted if step < stop]
+    assert sorted(path.name for path in run.glob("samples/*")) == drawn
     assert checkpoint.exists(run)
-    assert (run / "style-000002.shira").is_file()
+    assert (run / f"style-{stop:06}.shira").is_file()
     assert train(load(None, {**settings, **more, "resume": True}))
     told = [event["step"] for event in events(run) if event["event"] == "sample"]
-    assert told == [1, 2, 3, 4]
+    assert told == wanted
 
 
 def test_killed_at_any_moment_a_run_loses_at_most_the_last_interval(

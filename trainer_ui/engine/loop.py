@@ -99,9 +99,6 @@ def _train(
                         if stopped := processes.any(stop.asked):
                             steps.keep_rest()
             if not stopped:
-                steps.sample(lambda: stop.asked)
-                stopped = processes.any(stop.asked)
-            if not stopped:
                 return steps.finish(say)
             tell.emit(events.Stopped(step=steps.state.done))
             say(_how_to_go_on(config, steps.state.done))

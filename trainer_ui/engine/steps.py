@@ -36,7 +36,7 @@ class Steps:
         self.losses = Losses(config, opened)
         self._config, self._opened, self._tell = config, opened, tell
         self._board, self._processes = board, processes
-        self._pace, self._drawn = Pace(config.steps), -1
+        self._pace = Pace(config.steps)
         self._before: list[Image.Image] = []
         self._samples: list[Image.Image] = []
 
@@ -129,25 +129,31 @@ class Steps:
 
     def keep(self, last: bool) -> None:
         """After a step: write what is due, and measure. last: the run stops here."""
-        config, done = self._config, self.state.done
         if not self._processes.first:
             return
-        if last or self.over or _due(done, config.checkpoint_every):
+        if last or self._state_is_due:
             self._keep_state()
-        if last or (_due(done, config.save_every) and not self.over):
+        if last or self._adapter_is_due:
             self._keep_adapter()
-        if self._opened.held_out and (_due(done, config.validation_every) or self.over):
+        if self._opened.held_out and (self.over or self._due(self._config.validation_every)):
             self._validate()
 
     def keep_rest(self) -> None:
         """The run stops after all, while it draws: write what was not due."""
-        config, done = self._config, self.state.done
         if not self._processes.first:
             return
-        if not _due(done, config.checkpoint_every):
+        if not self._state_is_due:
             self._keep_state()
-        if not _due(done, config.save_every):
+        if not self._adapter_is_due:
             self._keep_adapter()
+
+    @property
+    def _state_is_due(self) -> bool:
+        return self.over or self._due(self._config.checkpoint_every)
+
+    @property
+    def _adapter_is_due(self) -> bool:
+        return not self.over and self._due(self._config.save_every)
 
     def _keep_state(self) -> None:
         self.state.save(self._config.run_folder, self._opened.settings)
@@ -161,8 +167,14 @@ class Steps:
 
     @property
     def draws(self) -> bool:
-        """Whether samples are due now. Stopping leaves them out; a run that goes on begins so."""
-        return self.state.done > 0 and _due(self.state.done, self._config.sample_every)
+        """Whether samples are due now, as at the end.
+
+        Stopping leaves them out; a run that goes on begins with them.
+        """
+        return self.over or (self.state.done > 0 and self._due(self._config.sample_every))
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.state.done % every == 0
 
     def _validate(self) -> None:
         self._passes.release()
@@ -184,7 +196,7 @@ class Steps:
         stopped: asked while drawing, which is then left out.
         """
         scene, done = self._opened.scene, self.state.done
-        if not scene or self._drawn == done or not self._processes.first:
+        if not scene or not self._processes.first:
             return
         self._passes.release()
         rows = [("base", self._before)]
@@ -195,7 +207,7 @@ class Steps:
                 rows.append((f"step {done}, alpha {alpha:g}", self._draw(stopped)))
             if not rows[-1][1]:
                 return
-        self._samples, self._drawn = rows[-1][1], done
+        self._samples = rows[-1][1]
         path = self._config.run_folder / "samples" / f"step-{done:06}.png"
         path.parent.mkdir(exist_ok=True)
         picture = sample.grid(rows, scene.prompts)
@@ -228,7 +240,3 @@ class Steps:
         )
         with self.state.average.in_place():
             output.write(self._config, self.state.tuning, facts, path)
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
