@@ -12,7 +12,7 @@ from nets import batch, build, loss_of
 from shira_core.training import finetune
 
 WORKER = """
-import sys
+import os, sys
 import torch
 sys.path.insert(0, sys.argv[1])
 from nets import batch, build, loss_of
@@ -40,6 +40,7 @@ def train(over):
 
 torch.save([train(None), train(Accelerator())], out)
 torch.distributed.destroy_process_group()
+os._exit(0)  # gloo's threads have aborted an interpreter that ended by itself, with all done
 """
 
 
