@@ -7,6 +7,7 @@ else. A WebUI runs this file without arguments at each start: then it installs n
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import shutil
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 def run_demo(options: argparse.Namespace, rest: list[str]) -> int:
     """Train a style from the sample pictures and write a before/after picture."""
     python = prepare("trainer", options.torch_index_url)
-    return subprocess.call([python, "-m", "trainer_ui.demo"], cwd=ROOT)
+    return run_program([python, "-m", "trainer_ui.demo"])
 
 
 def run_trainer(options: argparse.Namespace, rest: list[str]) -> int:
@@ -85,14 +86,22 @@ def run_trainer(options: argparse.Namespace, rest: list[str]) -> int:
     if options.only_install:
         print("The trainer is ready.")
         return 0
-    return subprocess.call([python, "-m", "shira_core.cli", "trainer", *rest], cwd=ROOT)
+    return run_program([python, "-m", "shira_core.cli", "trainer", *rest])
 
 
 def run_tests(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     """Run the tests with everything that they need."""
     python = prepare("dev", options.torch_index_url)
     command = [python, "-m", "pytest", "-c", "tests/pytest.ini", "--confcutdir=tests"]
-    return subprocess.call([*command, *(pytest_arguments or ["tests"])], cwd=ROOT)
+    return run_program([*command, *(pytest_arguments or ["tests"])])
+
+
+def run_program(command: list[str]) -> int:
+    """Return the program's exit code; it gets a terminal's Ctrl-C too, and ends in its own time."""
+    with subprocess.Popen(command, cwd=ROOT) as program:
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                return program.wait()
 
 
 COMMANDS = {"demo": run_demo, "trainer": run_trainer, "test": run_tests}

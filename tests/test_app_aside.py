@@ -20,11 +20,17 @@ from shira_core.errors import InvalidValue, OutOfMemory
 from trainer_ui.app.aside import Aside
 
 PARENT = """
-import os, time
+import os, sys, time
 from trainer_ui.app.aside import Aside
 if __name__ == "__main__":
-    print(Aside().call(os.getpid), flush=True)
-    time.sleep(600)
+    aside = Aside()
+    pid = aside.call(os.getpid)
+    aside.prepare(time.sleep, float(sys.argv[1]))
+    try:
+        print(pid, flush=True)
+        time.sleep(600)
+    except KeyboardInterrupt:
+        aside.close()
 """
 
 
@@ -51,16 +57,38 @@ def test_it_returns_raises_and_is_started_again_when_it_was_ended() -> None:
         aside.close()
 
 
-def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
-    program = tmp_path / "parent.py"
+def start_parent(folder: Path, busy: int) -> tuple[subprocess.Popen[str], psutil.Process]:
+    """A program in a terminal of its own, and its process, which computes for some seconds."""
+    program = folder / "parent.py"
     program.write_text(PARENT)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen(
-        [sys.executable, str(program)], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, str(program), str(busy)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
     )
     assert parent.stdout is not None
-    child = psutil.Process(int(parent.stdout.readline()))
-    parent.kill()
-    parent.communicate()
+    return parent, psutil.Process(int(parent.stdout.readline()))
+
+
+def assert_ended(child: psutil.Process) -> None:
     gone, _ = psutil.wait_procs([child], timeout=60)
     assert gone or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    parent, child = start_parent(tmp_path, busy=600)
+    parent.kill()
+    parent.communicate()
+    assert_ended(child)
+
+
+@pytest.mark.parametrize("busy", [0, 600])
+def test_ctrl_c_ends_it_with_its_parent_and_without_a_word(tmp_path: Path, busy: int) -> None:
+    parent, child = start_parent(tmp_path, busy)
+    os.killpg(parent.pid, signal.SIGINT)
+    assert parent.communicate(timeout=60) == ("", "")
+    assert parent.returncode == 0
+    assert_ended(child)

@@ -6,7 +6,6 @@ Screenshots of each step are kept in pytest's temporary folder, `screens*`.
 from __future__ import annotations
 
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,8 +48,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
 def served(roots: tuple[Path, ...], tmp_path: Path) -> Iterator[Served]:
     found = serve(roots, tmp_path / "log.txt")
     yield found
-    found.process.send_signal(signal.SIGINT)
-    found.process.wait(60)
+    found.kill()
 
 
 def test_from_pictures_to_an_adapter(
@@ -93,8 +91,7 @@ def test_from_pictures_to_an_adapter(
             _library(page)
             assert not page.outside
             assert not page.errors
-            again.process.send_signal(signal.SIGINT)  # with the page open
-            assert again.process.wait(60) == 0
+            assert again.interrupt() == 0  # with the page open
             assert "Traceback" not in again.log.read_text(encoding="utf-8")
     finally:
         again.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,31 +76,62 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_environment(checkout: Path) 
     assert not (checkout / ".venv").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="its Python is a script here")
-def test_what_is_installed_starts_without_network_until_the_packages_change(checkout: Path) -> None:
-    """An environment with this Python and the note that install.py leaves in it."""
+@pytest.fixture
+def installed(checkout: Path) -> Path:
+    """With an environment of this Python, and the note that install.py leaves in it."""
     python = checkout / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     (checkout / "trainer_ui").mkdir()
-    (checkout / "trainer_ui" / "demo.py").write_text("print('it runs')")
     (checkout / "pyproject.toml").write_text("one")
     code = (
         f"import runpy; print(runpy.run_path({str(checkout / 'install.py')!r})['wanted'](), end='')"
     )
     note = subprocess.check_output([sys.executable, "-c", code], text=True)
     (checkout / ".venv" / "shira-trainer.txt").write_text(note)
-    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(checkout)}
-    done = run(checkout, "demo", **offline)
+    return checkout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its Python is a script here")
+def test_what_is_installed_starts_without_network_until_the_packages_change(
+    installed: Path,
+) -> None:
+    (installed / "trainer_ui" / "demo.py").write_text("print('it runs')")
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(installed)}
+    done = run(installed, "demo", **offline)
     assert (done.returncode, done.stdout.strip()) == (0, "it runs")
-    (checkout / "pyproject.toml").write_text("two")
-    done = run(checkout, "demo", **offline)
+    (installed / "pyproject.toml").write_text("two")
+    done = run(installed, "demo", **offline)
     assert done.returncode == 1
     assert "Installing" in done.stdout
 
 
-def test_it_needs_only_the_standard_library() -> None:
-    """Imported by a Python that sees no installed package."""
-    code = f"import runpy; runpy.run_path({str(INSTALL)!r}, run_name='install')"
-    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+SLOW_TO_END = """
+import sys, time
+try:
+    print("it runs", flush=True)
+    time.sleep(600)
+except KeyboardInterrupt:
+    time.sleep(1)
+    print("all is kept")
+    sys.exit(130)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its Python is a script here")
+def test_ctrl_c_lets_the_program_end_in_its_own_time(installed: Path) -> None:
+    (installed / "trainer_ui" / "demo.py").write_text(SLOW_TO_END)
+    process = subprocess.Popen(
+        [sys.executable, "-I", "install.py", "demo"],
+        cwd=installed,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "it runs\n"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.communicate(timeout=60) == ("all is kept\n", "")
+    assert process.returncode == 130

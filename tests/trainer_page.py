@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -58,6 +59,11 @@ class Served:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return [line for line in lines if line.startswith("BLOCKED")]
 
+    def interrupt(self) -> int:
+        """End it as Ctrl-C in a terminal does, where its own processes get it too; its code."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(60)
+
     def kill(self) -> None:
         """End it at once, as a power cut would."""
         self.process.kill()
@@ -84,6 +90,7 @@ def serve(roots: tuple[Path, ...], log: Path, port: int = 0, **environment: str)
             env={**os.environ, **more},
             stdout=output,
             stderr=output,
+            start_new_session=True,
         )
     served = Served(process, f"http://{HERE}:{port}/", roots, log, port)
     end = time.monotonic() + START_SECONDS

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from typing import ParamSpec, TypeVar
 
 from shira_core.errors import OutOfMemory
@@ -20,7 +23,7 @@ class Aside:
     """Calls functions in one process, started when it is first needed; it ends with ours."""
 
     def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
+        self._process: _Process | None = None
         self._lock = threading.Lock()
 
     def call(self, act: Callable[P, T], *values: P.args, **more: P.kwargs) -> T:
@@ -28,10 +31,14 @@ class Aside:
 
         Raises OutOfMemory when the process was ended; the next call starts another.
         """
+        process = self._open()
         try:
-            return self._open().submit(act, *values, **more).result()
+            return process.submit(act, *values, **more).result()
         except BrokenProcessPool:
-            self.close()
+            with self._lock:
+                if self._process is process:
+                    self._process = None
+            process.end()
             raise OutOfMemory(
                 "the process that computes this was ended, for lack of memory it seems: close "
                 "other programs and try again"
@@ -42,30 +49,41 @@ class Aside:
         self._open().submit(act, *values, **more)
 
     def close(self) -> None:
-        """End the process, when it has done what it was asked for."""
+        """End the process, whatever it computes."""
         with self._lock:
-            if self._pool is not None:
-                self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+            process, self._process = self._process, None
+        if process is not None:
+            process.end()
 
-    def _open(self) -> ProcessPoolExecutor:
+    def _open(self) -> _Process:
         with self._lock:
-            if self._pool is None:
-                self._pool = ProcessPoolExecutor(
-                    1, multiprocessing.get_context("spawn"), initializer=_begin
-                )
-            return self._pool
+            if self._process is None:
+                self._process = _Process()
+            return self._process
 
 
-def _begin() -> None:
-    """Give way to the page where the system can; end when the program that started us is gone."""
+class _Process(ProcessPoolExecutor):
+    """One process, which lives until its lifeline is closed: by `end`, or because we are gone."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        theirs, self._lifeline = context.Pipe(duplex=False)
+        super().__init__(1, context, _begin, (theirs,))
+
+    def end(self) -> None:
+        self._lifeline.close()
+        self.shutdown(cancel_futures=True)  # waits: an interpreter must not end in between
+
+
+def _begin(lifeline: Connection) -> None:
+    """Give way to the page where the system can; Ctrl-C is for the program that started us."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(5)
-    parent = multiprocessing.parent_process()
 
     def wait() -> None:
-        if parent is not None:
-            parent.join()
+        with suppress(EOFError, OSError):
+            lifeline.recv()
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()

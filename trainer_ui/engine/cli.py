@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     run = commands.add_parser("run", help="train as a TOML file says", epilog=EXAMPLE)
     run.add_argument("config", type=Path, help="TOML file of settings")
     _add_flags(run)
-    return _train(vars(parser.parse_args(arguments)))
+    return _ended(_train(vars(parser.parse_args(arguments))))
 
 
 def train_command(arguments: list[str]) -> int:
@@ -54,7 +54,7 @@ def train_command(arguments: list[str]) -> int:
     )
     parser.add_argument("--config", type=Path, help="TOML file of settings; flags override it")
     _add_flags(parser)
-    return _train(vars(parser.parse_args(arguments)))
+    return _ended(_train(vars(parser.parse_args(arguments))))
 
 
 def _train(given: dict[str, Any]) -> int:
@@ -93,6 +93,19 @@ def _train(given: dict[str, Any]) -> int:
         )
         return 1
     return 0
+
+
+def _ended(code: int) -> int:
+    """Return the exit code; where several processes trained, end this one with it at once.
+
+    Threads of their connections could abort an interpreter that ends in its own time.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_initialized():
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    return code
 
 
 def _quiet() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 from dataclasses import dataclass
 
@@ -62,11 +61,4 @@ def join(config: Config) -> Processes:
     from accelerate import PartialState
 
     state = PartialState(cpu=config.device == "cpu" or not torch.cuda.is_available())
-    atexit.register(_leave)
     return Processes(state.process_index, state.num_processes, state.device)
-
-
-def _leave() -> None:
-    """Close the connections; threads of theirs that still run would abort a process that ends."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
