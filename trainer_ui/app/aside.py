@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import ParamSpec, TypeVar
 
@@ -45,7 +46,7 @@ class Aside:
             ) from None
 
     def prepare(self, act: Callable[P, object], *values: P.args, **more: P.kwargs) -> None:
-        """Start the process, and let it call a function, so that its modules are there."""
+        """Start the process, and let it call a function, whose result nobody waits for."""
         self._open().submit(act, *values, **more)
 
     def close(self) -> None:
@@ -60,6 +61,12 @@ class Aside:
             if self._process is None:
                 self._process = _Process()
             return self._process
+
+
+def imported(*names: str) -> None:
+    """Import modules: for `prepare`, so that they are there when they are needed."""
+    for name in names:
+        import_module(name)
 
 
 class _Process(ProcessPoolExecutor):

@@ -19,14 +19,15 @@ from pathlib import Path
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import anyio
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Response
 
 from shira_core.errors import InvalidValue
 
-from .. import models
 from . import dataset_tab, images, page, widgets
+from .aside import imported
 from .desk import Desk, open_desk
 from .guard import HERE, Guard
 
@@ -34,6 +35,8 @@ CSS, SCRIPT = (Path(__file__).parent / "web" / name for name in ("page.css", "pa
 FONTS = ["system-ui", "sans-serif"]
 FIXED = ["ui-monospace", "monospace"]
 CLOSING = 1  # seconds
+# What the process beside ours needs, and takes seconds to import.
+ASIDE = ("trainer_ui.models", "diffusers.models.unets", "diffusers.models.autoencoders")
 # Where a WebUI shows the page; and the secret that its server alone knows.
 ROOT_PATH, TOKEN = "SHIRA_TRAINER_PATH", "SHIRA_TRAINER_TOKEN"
 
@@ -49,8 +52,10 @@ def serve(host: str, port: int, folders: Sequence[Path]) -> int:
     if root_path:  # started by a WebUI, with which it ends
         threading.Thread(target=_end_with_parent, daemon=True).start()
     desk = open_desk(folders)
-    desk.aside.prepare(models.base, desk.home)
-    if find_spec("matplotlib"):  # Gradio would import it where it is, while the page waits
+    desk.aside.prepare(imported, *ASIDE)
+    # Both would be imported by the first page, while it waits.
+    anyio.run(anyio.sleep, 0)
+    if find_spec("matplotlib"):
         import_module("matplotlib.pyplot")
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     if not root_path:

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from shira_core import keymaps, names
 from shira_core.container import read_header
@@ -99,6 +97,8 @@ def scheduler_config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def unet(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Return the UNet."""
+    from diffusers import UNet2DConditionModel
+
     with torch.device("meta"):
         module = UNet2DConditionModel(**unet_config(checkpoint))
     return _fill(module, checkpoint, keymaps.unet(module.state_dict(), UNET), dtype)
@@ -156,6 +156,8 @@ def _count(checkpoint: Checkpoint, prefix: str) -> int:
 
 def vae(checkpoint: Checkpoint) -> nn.Module:
     """Return the picture autoencoder, in float32: in float16 SDXL's gives no numbers."""
+    from diffusers import AutoencoderKL
+
     blocks = [f"{VAE}encoder.down.{i}.block.0.conv1.weight" for i in range(4)]
     large = LABEL in checkpoint.shapes
     with torch.device("meta"):
@@ -173,8 +175,10 @@ def vae(checkpoint: Checkpoint) -> nn.Module:
 
 def text_encoder(
     checkpoint: Checkpoint, whole: str = TEXT, dtype: torch.dtype = torch.float32
-) -> CLIPTextModel:
+) -> nn.Module:
     """Return CLIP's text model, whose names begin with `whole`."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
     prefix = checkpoint.prefix(whole)
     rows, width = checkpoint.shape(f"{prefix}embeddings.token_embedding.weight")
     config = CLIPTextConfig(
@@ -190,10 +194,10 @@ def text_encoder(
     return _fill(module, checkpoint, keymaps.clip(module.state_dict(), prefix), dtype)
 
 
-def text_encoder_2(
-    checkpoint: Checkpoint, dtype: torch.dtype = torch.float32
-) -> CLIPTextModelWithProjection:
+def text_encoder_2(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Return SDXL's second text model, OpenCLIP's, with its projection."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
     rows, width = checkpoint.shape(f"{TEXT_XL_2}token_embedding.weight")
     blocks = f"{TEXT_XL_2}transformer.resblocks."
     config = CLIPTextConfig(
