@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -67,6 +68,9 @@ def serve(host: str, port: int, folders: Sequence[Path]) -> int:
         log_level="warning",
         timeout_graceful_shutdown=CLOSING,  # a page that is open never closes its stream
     )
+    # Python's collector would search all that is imported and built, while every page waits.
+    gc.collect()
+    gc.freeze()
     try:
         with suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
             _Server(config).run(sockets=[listening])
