@@ -123,7 +123,12 @@ def _model(page: Page) -> None:
     page.wait_for_text("#mask-explained", "at random")
     page.fill("set-density", "0.1")
     page.wait_for_text("#counts", "10.00%")
-    page.wait_for_text("#plan", "GPU memory")
+    page.wait_for_text("#plan", "not timed yet")
+    page.tab.click("#time-steps")
+    page.wait_for_text("#timing", "trained on noise")
+    told = page.tab.locator("#plan", has_text="GPU memory")
+    told.filter(has_not_text="not timed").wait_for(timeout=TRAIN_MS)
+    assert not page.tab.inner_text("#timing").strip()
     page.shoot("model")
 
 

@@ -17,7 +17,7 @@ line on stderr says what is wrong and what to do), 2 for a command line that is 
 after Ctrl-C. Written by `python -m shira_core.cli.page`."""
 TRAIN = """Every [setting of the trainer](settings.md) is a flag. Besides them: `--config FILE.toml`
 reads settings from a file, `--preset NAME` begins with a set of them, `--dry-run` trains nothing
-and tells what would be. [More](training.md)."""
+and tells what would be, `--time` how long it would take here. [More](training.md)."""
 
 
 def markdown() -> str:

@@ -22,7 +22,7 @@ from ..pictures import Folder
 from ..roots import Roots
 from . import fields, words
 from .aside import Aside
-from .draft import Draft
+from .kept import Kept
 
 STATE, ADAPTERS, DATASETS, SHARED = "trainer", "adapters", "datasets", "shared"
 KEPT_FOLDERS = 4
@@ -53,14 +53,16 @@ class Folders:
 
 @dataclass(frozen=True)
 class Desk:
-    """home: the first of the roots, where new files go."""
+    """home: the first of the roots, where new files go. timed: seconds per step of settings."""
 
     roots: Roots
     store: Store
     runner: Runner
-    draft: Draft
+    draft: Kept
+    timed: Kept
     folders: Folders = field(default_factory=Folders)
     aside: Aside = field(default_factory=Aside)
+    timer: Aside = field(default_factory=Aside)
 
     @property
     def home(self) -> Path:
@@ -109,6 +111,7 @@ class Desk:
         """End what was started; trainings go on."""
         self.runner.close()
         self.aside.close()
+        self.timer.close()
 
     def config(self, values: Mapping[str, Any]) -> Config:
         """Return the settings of the page's components; raises our errors, one line each."""
@@ -153,10 +156,11 @@ def open_desk(folders: Sequence[Path]) -> Desk:
     for name in (STATE, ADAPTERS, DATASETS):
         _make(folders[0] / name)
     roots = Roots(folders)
-    store = Store(roots.folders[0] / STATE / "jobs.sqlite")
+    state = roots.folders[0] / STATE
+    store = Store(state / "jobs.sqlite")
     runner = Runner(store)
     runner.start()
-    return Desk(roots, store, runner, Draft(roots.folders[0] / STATE / "draft.json"))
+    return Desk(roots, store, runner, Kept(state / "draft.json"), Kept(state / "timed.json"))
 
 
 def _make(folder: Path) -> None:

@@ -1,13 +1,16 @@
-"""How long a step takes on this machine, from runs that were like the one that is planned."""
+"""How long a step takes on this machine: from runs like the planned one, or timed for it."""
 
 from __future__ import annotations
 
+from ..engine import timing
 from ..engine.config import Config, dump
-from ..jobs import Job, Store, progress
+from ..jobs import Job, progress
+from .desk import Desk
 
 # What a step's time depends on most; the rest changes it by less than other programs do.
 ALIKE = (
     "base",
+    "device",
     "batch_size",
     "accumulate",
     "resolution",
@@ -17,16 +20,26 @@ ALIKE = (
 )
 
 
-def seconds_per_step(store: Store, config: Config) -> float | None:
-    """Return the time of the latest run that was alike, None when there was none."""
-    lines = {f"{name} = " for name in ALIKE}
-    wanted = _of(dump(config), lines)
-    alike = [job for job in store.all() if _of(job.toml, lines) == wanted and job.started]
+def seconds_per_step(desk: Desk, config: Config) -> float | None:
+    """Return the time of the latest run that was alike, else what was timed, else None."""
+    wanted = _alike(dump(config))
+    alike = [job for job in desk.store.all() if job.started and _alike(job.toml) == wanted]
     for job in sorted(alike, key=lambda job: -(job.started or 0)):
         found = _measured(job)
         if found is not None:
             return found
-    return None
+    timed = desk.timed.read().get(wanted)
+    return timed if isinstance(timed, float) else None
+
+
+def time(desk: Desk, config: Config) -> None:
+    """Train some steps for their time, and keep it; raises our errors."""
+    with desk.runner.held(config.device):
+        try:
+            seconds = desk.timer.call(timing.seconds_per_step, config)
+        finally:
+            desk.timer.close()  # with it goes the memory of the GPU
+    desk.timed.write({**desk.timed.read(), _alike(dump(config)): seconds})
 
 
 def _measured(job: Job) -> float | None:
@@ -44,5 +57,7 @@ def _measured(job: Job) -> float | None:
     return None
 
 
-def _of(toml: str, starts: set[str]) -> set[str]:
-    return {line for line in toml.splitlines() if any(map(line.startswith, starts))}
+def _alike(toml: str) -> str:
+    """Return the settings that a step's time depends on."""
+    starts = tuple(f"{name} = " for name in ALIKE)
+    return "\n".join(sorted(line for line in toml.splitlines() if line.startswith(starts)))

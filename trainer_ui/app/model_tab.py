@@ -37,6 +37,10 @@ NO_BASE = (
     "the one of a WebUI or ComfyUI is added with --root when the trainer is started."
 )
 WAITING = words.note("Memory and time are being computed...")
+TIMING = words.note(
+    "Some steps are trained on noise, and nothing of them is kept. It takes as long as loading the "
+    "base and up to a minute; without a GPU it may take longer."
+)
 
 
 class ModelTab:
@@ -75,6 +79,8 @@ class ModelTab:
                 self.counts = widgets.markup("counts")
             with gr.Column(min_width=300):
                 self.plan = widgets.markup("plan")
+                self.time = gr.Button("Time some steps", size="sm", elem_id="time-steps")
+                self.timing = widgets.markup("timing")
         self.form.add_section(AdapterSettings)
         self.form.add_section(ModelSettings)
 
@@ -101,6 +107,9 @@ class ModelTab:
         self.again.click(
             lambda: gr.update(choices=places.bases(self.desk.roots)), None, self.base, **QUIET
         )
+        self.time.click(
+            self.time_steps, form.inputs, self.timing, concurrency_limit=None, **QUIET
+        ).then(self.tell, form.inputs, self.plan, **QUIET)
         for names, tell, shown, line in (
             (COUNTED, self.count, self.counts, COUNTS),
             (PLANNED, self.tell, self.plan, None),
@@ -184,9 +193,19 @@ class ModelTab:
         except ShiraError as error:
             yield words.note(words.problem(error), "bad")
 
+    def time_steps(self, *given: Any) -> Iterator[str]:
+        """Train some steps on noise for their time, which `tell` tells then."""
+        try:
+            config = self._config(given)
+            yield TIMING
+            measured.time(self.desk, config)
+            yield ""
+        except ShiraError as error:
+            yield words.note(words.problem(error), "bad")
+
     def _needs(self, config: Config, pictures: bool) -> str:
-        each = measured.seconds_per_step(self.desk.store, config)
-        time = "after its first steps" if each is None else words.duration(each * config.steps)
+        each = measured.seconds_per_step(self.desk, config)
+        time = "not timed yet" if each is None else words.duration(each * config.steps)
         figures = [(f"time for {config.steps:,} steps", time)]
         if pictures:
             plan = self.desk.aside.call(dry_run.look, config)

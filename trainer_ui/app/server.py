@@ -16,9 +16,11 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..engine.cli import ENVIRONMENT
+
 # Read when Gradio is imported: it would ask its makers' servers for its version, and tell them.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.update({**ENVIRONMENT, **os.environ})  # for the processes beside this one, too
 
 import anyio
 import gradio as gr

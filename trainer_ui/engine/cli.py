@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union
@@ -18,7 +19,7 @@ from pydantic.fields import FieldInfo
 from shira_core.errors import ShiraError
 
 from . import presets
-from .config import SECTIONS, load
+from .config import SECTIONS, Config, load
 
 EXAMPLE = (
     "example: shira train --base model.safetensors --images pictures/ --out style.shira "
@@ -59,21 +60,13 @@ def train_command(arguments: list[str]) -> int:
 
 def _train(given: dict[str, Any]) -> int:
     """Train with the flags that were given; one line on stderr and 1 for our errors."""
-    path, name, dry = (given.pop(key, None) for key in ("config", "preset", "dry_run"))
+    path, name, act = (given.pop(key, None) for key in ("config", "preset", "act"))
     try:
         config = load(path, given, presets.read(name) if name else None)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         _quiet()
-        from . import dry_run
-
-        if dry:
-            print(dry_run.look(config))
-        else:
-            from .loop import train
-
-            dry_run.check(config)
-            train(config)
+        _ACTS[act](config)
     except ShiraError as error:
         print(f"shira train: {error}", file=sys.stderr)
         return 1
@@ -93,6 +86,32 @@ def _train(given: dict[str, Any]) -> int:
         )
         return 1
     return 0
+
+
+def _run(config: Config) -> None:
+    from . import dry_run
+    from .loop import train
+
+    dry_run.check(config)
+    train(config)
+
+
+def _plan(config: Config) -> None:
+    from . import dry_run
+
+    print(dry_run.look(config))
+
+
+def _time(config: Config) -> None:
+    from . import dry_run, timing
+    from .display import clock
+
+    dry_run.check(config)
+    each = timing.seconds_per_step(config)
+    print(f"{each:.3f} s a step, {clock(each * config.steps)} for {config.steps} steps")
+
+
+_ACTS: dict[str | None, Callable[[Config], None]] = {None: _run, "dry_run": _plan, "time": _time}
 
 
 def _ended(code: int) -> int:
@@ -124,10 +143,20 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", choices=presets.names(), help="settings that the file and the flags override"
     )
-    parser.add_argument(
+    acts = parser.add_mutually_exclusive_group()
+    acts.add_argument(
         "--dry-run",
-        action="store_true",
-        help="train nothing: tell what is found, how long it takes and how much memory it needs",
+        action="store_const",
+        dest="act",
+        const="dry_run",
+        help="train nothing: tell what is found, how big the file is and how much memory it needs",
+    )
+    acts.add_argument(
+        "--time",
+        action="store_const",
+        dest="act",
+        const="time",
+        help="train a few steps on noise and keep nothing: tell how long a run takes here",
     )
     for section in SECTIONS:
         group = parser.add_argument_group(str(section.__doc__).rstrip("."))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
 import psutil
@@ -39,6 +40,7 @@ class Runner:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._processes: dict[int, psutil.Process] = {}
+        self._held, self._starting = set[str](), threading.Lock()
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="shira jobs", daemon=True)
 
@@ -76,6 +78,23 @@ class Runner:
         """Forget a job that has no process; what it trained stays. Raises JobRefused."""
         self.store.delete(id)
 
+    @contextmanager
+    def held(self, device: str) -> Iterator[None]:
+        """Keep a device from the jobs that wait; raises JobRefused when it is taken."""
+        wanted = lane(device)
+        with self._starting:
+            for job in self.store.all():
+                if job.active and lane(job.device) == wanted:
+                    raise JobRefused(f"{job.name} is training on this device: wait for its end")
+            if wanted in self._held:
+                raise JobRefused("steps are being timed on this device: wait for their end")
+            self._held.add(wanted)
+        try:
+            yield
+        finally:
+            self._held.discard(wanted)
+            self._wake.set()
+
     def _run(self) -> None:
         with ExitStack() as stack:
             mine = False
@@ -99,7 +118,8 @@ class Runner:
             for job in self.store.all():
                 if job.active:
                     self._watch(job)
-            self._start_next()
+            with self._starting:
+                self._start_next()
         except Exception:  # a full disk, say, must not end the thread: it looks again
             logging.getLogger(__name__).exception("the queue could not be looked at")
 
@@ -117,7 +137,7 @@ class Runner:
 
     def _start_next(self) -> None:
         jobs = self.store.all()
-        busy = {lane(job.device) for job in jobs if job.active}
+        busy = self._held | {lane(job.device) for job in jobs if job.active}
         for job in jobs:
             if job.state == "queued" and lane(job.device) not in busy:
                 busy.add(lane(job.device))

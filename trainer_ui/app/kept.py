@@ -1,4 +1,4 @@
-"""The settings on the page, kept in a file: a browser that is closed loses nothing."""
+"""Values that are kept in a file: the page's settings outlive a browser that is closed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from shira_core.atomic import atomic_write
 
 
-class Draft:
-    """The values of the page's settings, as JSON in one file. Safe with several threads."""
+class Kept:
+    """Values by name, as JSON in one file. Safe with several threads."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
