@@ -9,14 +9,8 @@ from .desk import Desk
 
 # What a step's time depends on most; the rest changes it by less than other programs do.
 ALIKE = (
-    "base",
-    "device",
-    "batch_size",
-    "accumulate",
-    "resolution",
-    "mask",
-    "layers",
-    "gradient_checkpointing",
+    *("base", "device", "batch_size", "accumulate", "resolution", "mask", "layers", "dora"),
+    *("text_lr", "optimizer", "precision", "weights", "gradient_checkpointing", "capture"),
 )
 
 
