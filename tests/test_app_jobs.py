@@ -388,13 +388,13 @@ def running(store: Store, tmp_path: Path) -> tuple[Job, Path]:
     return job, job.run_folder / "events.jsonl"
 
 
-def step(number: int, loss: float | None = 0.5, memory: int | None = None) -> str:
-    values = {"event": "step", "time": time.time(), "step": number, "loss": loss, "norm": 1.0}
-    return json.dumps({**values, "lr": 1e-4, "eta": 7.5, "memory": memory}) + "\n"
+def step(number: int, loss: float | None = 0.5, memory: int | None = None, after: float = 0) -> str:
+    values = {"event": "step", "time": time.time() + after, "step": number, "loss": loss}
+    return json.dumps({**values, "norm": 1.0, "lr": 1e-4, "eta": 7.5, "memory": memory}) + "\n"
 
 
-def begin(number: int, steps: int = 4) -> str:
-    values: dict[str, object] = {"event": "start", "time": time.time(), "step": number}
+def begin(number: int, steps: int = 4, after: float = 0) -> str:
+    values: dict[str, object] = {"event": "start", "time": time.time() + after, "step": number}
     values |= {"steps": steps, "pictures": 2, "resolution": 64, "entries": 9, "base": "b"}
     values |= {"architecture": "sd15", "prediction": "epsilon", "device": "cpu", "processes": 1}
     return json.dumps(values) + "\n"
@@ -437,6 +437,21 @@ def test_progress_follows_a_run_that_goes_on_resumes_and_starts_anew(
     told = progress(job)
     assert (told.step, told.steps, len(told.losses), told.samples) == (50, 99, 50, ())
     assert progress(store.set_state(job.id, "stopped")).seconds_left is None
+
+
+def test_how_long_a_step_takes_is_known_without_what_was_before_them(
+    store: Store, tmp_path: Path
+) -> None:
+    job, path = running(store, tmp_path)
+    path.write_text(begin(0, after=100))
+    assert progress(job).seconds_per_step is None
+    with path.open("a") as file:
+        file.write(step(1, after=102) + step(2, after=104))
+    assert progress(job).seconds_per_step == pytest.approx(2, abs=0.1)
+    with path.open("a") as file:  # resumed an hour later, on a faster machine
+        file.write(begin(1, after=4000) + step(2, after=4001) + step(3, after=4002))
+    job = store.set_state(job.id, "done")
+    assert progress(job).seconds_per_step == pytest.approx(1, abs=0.1)
 
 
 def test_what_is_measured_before_the_steps_is_shown(store: Store, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from trainer_ui.app import fields, measured
 from trainer_ui.app.desk import Desk, open_desk
 from trainer_ui.app.form import Form
 from trainer_ui.app.model_tab import ModelTab
-from trainer_ui.engine import timing
+from trainer_ui.engine import events, timing
 from trainer_ui.engine.config import dump
 from trainer_ui.jobs import JobRefused
 
@@ -63,13 +64,36 @@ def test_steps_are_timed_once_for_all_runs_alike(desk: Desk) -> None:
     note, last = tab(desk, "time_steps")
     assert "trained on noise" in note
     assert last == ""
-    time = told(desk)
-    assert re.fullmatch(r"\d+ (s|min)", time)
-    assert told(desk, lr=0.5, seed=3, images="") == time
+    known = told(desk)
+    assert re.fullmatch(r"\d+ (s|min)", known)
+    assert told(desk, lr=0.5, seed=3, images="") == known
     assert told(desk, batch_size=3) == told(desk, precision="bf16") == UNKNOWN
     again = open_desk([desk.home])
-    assert told(again) == time
+    assert told(again) == known
     again.close()
+
+
+def test_a_run_alike_knows_better_than_what_was_timed(desk: Desk) -> None:
+    config = desk.config(settings(desk))
+    desk.timed.write({measured.alike(dump(config)): 1.0})
+    assert told(desk) == "67 min"
+    job = desk.store.set_state(desk.store.add("a run", dump(config)).id, "running")
+    job.run_folder.mkdir(parents=True)
+    now = time.time()
+    start = events.Start(
+        **{"time": now, "step": 0, "steps": STEPS, "pictures": 2, "resolution": 64, "entries": 9},
+        **{"base": "b", "architecture": "sd15", "prediction": "epsilon", "device": "cpu"},
+        processes=1,
+    )
+    lines = [start, *(_step(number, now + 2 * number) for number in (1, 2, 3))]
+    text = "".join(line.model_dump_json() + "\n" for line in lines)
+    (job.run_folder / events.NAME).write_text(text, encoding="utf-8")
+    assert told(desk) == "2 h 13 min"
+    assert told(desk, seed=9, lr=0.5) == "2 h 13 min"
+
+
+def _step(number: int, at: float) -> events.Step:
+    return events.Step(time=at, step=number, loss=1.0, norm=1.0, lr=1.0, eta=1.0)
 
 
 @pytest.mark.parametrize("mask", ["moved", "grad", "struct"])

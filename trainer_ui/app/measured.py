@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..engine import timing
 from ..engine.config import Config, dump
-from ..jobs import Job, progress
+from ..jobs import progress
 from .desk import Desk
 
 # What a step's time depends on most; the rest changes it by less than other programs do.
@@ -16,11 +16,10 @@ ALIKE = (
 
 def seconds_per_step(desk: Desk, config: Config) -> float | None:
     """Return the time of the latest run that was alike, else what was timed, else None."""
-    wanted = _alike(dump(config))
-    alike = [job for job in desk.store.all() if job.started and _alike(job.toml) == wanted]
-    for job in sorted(alike, key=lambda job: -(job.started or 0)):
-        found = _measured(job)
-        if found is not None:
+    wanted = alike(dump(config))
+    runs = [job for job in desk.store.all() if job.started and alike(job.toml) == wanted]
+    for job in sorted(runs, key=lambda job: -(job.started or 0)):
+        if (found := progress(job).seconds_per_step) is not None:
             return found
     timed = desk.timed.read().get(wanted)
     return timed if isinstance(timed, float) else None
@@ -33,25 +32,10 @@ def time(desk: Desk, config: Config) -> None:
             seconds = desk.timer.call(timing.seconds_per_step, config)
         finally:
             desk.timer.close()  # with it goes the memory of the GPU
-    desk.timed.write({**desk.timed.read(), _alike(dump(config)): seconds})
+    desk.timed.write({**desk.timed.read(), alike(dump(config)): seconds})
 
 
-def _measured(job: Job) -> float | None:
-    told = progress(job)
-    if told.seconds_left and told.steps > told.step:
-        return told.seconds_left / (told.steps - told.step)
-    if (
-        job.state == "done"
-        and job.started == job.resumed
-        and job.ended
-        and job.started
-        and told.steps
-    ):
-        return (job.ended - job.started) / told.steps
-    return None
-
-
-def _alike(toml: str) -> str:
+def alike(toml: str) -> str:
     """Return the settings that a step's time depends on."""
     starts = tuple(f"{name} = " for name in ALIKE)
     return "\n".join(sorted(line for line in toml.splitlines() if line.startswith(starts)))

@@ -39,6 +39,7 @@ class Progress:
 
     measured: batches that showed which entries to train, and all of them, before the steps.
     losses, rates, validation: (step, value). seconds_left: None unless it measures or trains.
+    seconds_per_step: with all that was done between the steps, None before the first.
     memory: most bytes of the GPU that were taken, None without one. checkpoint: the step that
     it would be resumed from. log: the last lines that were printed. error: one line, or "".
     """
@@ -50,6 +51,7 @@ class Progress:
     rates: tuple[Point, ...] = ()
     validation: tuple[Point, ...] = ()
     seconds_left: float | None = None
+    seconds_per_step: float | None = None
     memory: int | None = None
     samples: tuple[Sample, ...] = ()
     checkpoints: tuple[Kept, ...] = ()
@@ -75,6 +77,7 @@ def progress(job: Job) -> Progress:
         rates=tuple(told.rates),
         validation=tuple(told.validation),
         seconds_left=ahead.eta if ahead and job.active else None,
+        seconds_per_step=_pace(start, last),
         memory=last.memory if last else None,
         samples=tuple(Sample(step, path, _alphas(job.toml)) for step, path in told.samples),
         checkpoints=tuple(Kept(step, path) for step, path in told.kept),
@@ -83,6 +86,12 @@ def progress(job: Job) -> Progress:
         log=tuple(tail(job.log)[-LINES:]),
         error=job.message if job.state == "failed" else "",
     )
+
+
+def _pace(start: events.Start | None, last: events.Step | None) -> float | None:
+    if start is None or last is None or last.step <= start.step:
+        return None
+    return (last.time - start.time) / (last.step - start.step)
 
 
 @lru_cache(maxsize=256)  # jobs: one that is forgotten is read from its start
