@@ -152,7 +152,6 @@ def _start(page: Page) -> None:
 
 def _finish(page: Page) -> None:
     page.go("After training")
-    page.tab.click("#after-again")
     page.tab.locator("#kept label").nth(1).wait_for()
     page.fill("after-prompts", "cat")
     page.tab.click("#after-draw")
@@ -168,7 +167,6 @@ def _finish(page: Page) -> None:
 
 def _library(page: Page) -> None:
     page.go("Library")
-    page.tab.click("#library-again")
     ours = page.tab.locator("#cards button").filter(has_text="shira/ink.shira")
     ours.click()
     page.wait_for_text("#details", "contrast style, ink")

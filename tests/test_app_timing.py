@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,7 @@ from trainer_ui.jobs import JobRefused
 
 STEPS = 4000
 UNKNOWN = "not timed yet"
+PATHS = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
@@ -71,6 +75,31 @@ def test_steps_are_timed_once_for_all_runs_alike(desk: Desk) -> None:
     again = open_desk([desk.home])
     assert told(again) == known
     again.close()
+
+
+# Times steps as the page does, and ends.
+PROGRAM = """
+import sys
+from pathlib import Path
+from trainer_ui.app import measured
+from trainer_ui.app.desk import open_desk
+from trainer_ui.engine.config import load
+if __name__ == "__main__":
+    desk = open_desk([Path(sys.argv[1])])
+    measured.time(desk, load(Path(sys.argv[2]), {}))
+    desk.close()
+"""
+
+
+def test_steps_are_timed_without_a_word_in_the_terminal(desk: Desk, tmp_path: Path) -> None:
+    program, config = tmp_path / "program.py", tmp_path / "config.toml"
+    program.write_text(PROGRAM, encoding="utf-8")
+    config.write_text(dump(desk.config(settings(desk))), encoding="utf-8")
+    command = [sys.executable, str(program), str(tmp_path / "other"), str(config)]
+    ended = subprocess.run(
+        command, cwd=ROOT, env=PATHS, capture_output=True, text=True, timeout=300
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 def test_a_run_alike_knows_better_than_what_was_timed(desk: Desk) -> None:

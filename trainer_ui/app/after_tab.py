@@ -82,7 +82,7 @@ class AfterTab:
         look: dict[str, Any] = {"fn": words.answered(self.look), **QUIET}
         look |= {"inputs": [self.job, told]}
         look |= {"outputs": [self.kept, self.folder, self.chosen, *about]}
-        self.again.click(self.jobs, None, self.job, **QUIET).then(**look)
+        self.again.click(self.jobs, self.job, self.job, **QUIET).then(**look)
         self.job.change(**look)
         self.job.change(words.answered(self.ask), [self.job, asked], [self.prompts, asked], **QUIET)
         self.draw.click(
@@ -106,12 +106,14 @@ class AfterTab:
         )
         self.share.connect()
 
-    def jobs(self) -> Any:
-        """Return the jobs that have kept something, the last one first."""
+    def jobs(self, chosen: int | None) -> Any:
+        """Return the jobs that have kept something; the last one is chosen if none is."""
         found = [job for job in self.desk.store.all() if progress(job).checkpoints]
         found.sort(key=lambda job: -(job.started or 0))
         choices = [(f"{job.name} ({job.state})", job.id) for job in found]
-        return gr.update(choices=choices, value=choices[0][1] if choices else None)
+        ids = [job.id for job in found]
+        value = chosen if chosen in ids else next(iter(ids), None)
+        return gr.update(choices=choices, value=value)
 
     def look(self, id: int | None, told: str) -> Any:
         """Return what a job has kept, where it can be copied to, and what the last one says."""

@@ -31,6 +31,7 @@ def build(desk: Desk) -> gr.Blocks:
         form = Form(desk, said)
         data, model = DatasetTab(desk, form), ModelTab(desk, form)
         training, after, files = TrainingTab(desk, form, status), AfterTab(desk), LibraryTab(desk)
+        shown = dict[str, gr.Tab]()
         for name, tab in (
             ("Dataset", data),
             ("Model & mask", model),
@@ -38,10 +39,13 @@ def build(desk: Desk) -> gr.Blocks:
             ("After training", after),
             ("Library", files),
         ):
-            with gr.Tab(name):
+            with gr.Tab(name) as shown[name]:
                 tab.build()
         for part in (form, data, model, training, after, files):
             part.connect()
+        # What was trained meanwhile is there.
+        shown["After training"].select(after.jobs, after.job, after.job, **QUIET)
+        shown["Library"].select(files.look, None, [files.cards, files.base], **QUIET)
         _open(page, desk, form, data, model, after, files)
     return page
 
@@ -57,6 +61,6 @@ def _open(
 
     page.load(form.opened, None, [*form.inputs, form.said], **QUIET)
     page.load(choices, None, [model.base, data.images], **QUIET)
-    page.load(after.jobs, None, after.job, **QUIET)
+    page.load(after.jobs, after.job, after.job, **QUIET)
     page.load(files.look, None, [files.cards, files.base], **QUIET)
     page.load(lambda mask: model.explain(mask or "wm"), model.mask, model.explained, **QUIET)

@@ -20,6 +20,7 @@ from shira_core.errors import ShiraError
 
 from . import presets
 from .config import SECTIONS, Config, load
+from .display import clock, quiet
 
 EXAMPLE = (
     "example: shira train --base model.safetensors --images pictures/ --out style.shira "
@@ -65,7 +66,7 @@ def _train(given: dict[str, Any]) -> int:
         config = load(path, given, presets.read(name) if name else None)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        _quiet()
+        quiet()
         _ACTS[act](config)
     except ShiraError as error:
         print(f"shira train: {error}", file=sys.stderr)
@@ -104,7 +105,6 @@ def _plan(config: Config) -> None:
 
 def _time(config: Config) -> None:
     from . import dry_run, timing
-    from .display import clock
 
     dry_run.check(config)
     each = timing.seconds_per_step(config)
@@ -125,17 +125,6 @@ def _ended(code: int) -> int:
             stream.flush()
         os._exit(code)
     return code
-
-
-def _quiet() -> None:
-    """Keep the libraries' notes about themselves out of the progress."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 from .config import Config
+from .display import quiet
 from .errors import TrainingFailed
 from .outline import outline
 
@@ -39,6 +40,7 @@ def seconds_per_step(config: Config) -> float:
     """
     from .loop import train
 
+    quiet()
     ends = list[float]()
 
     def watch(step: int, unet: object) -> None:
