@@ -103,6 +103,7 @@ def test_steps_are_timed_without_a_word_in_the_terminal(desk: Desk, tmp_path: Pa
 
 
 def test_a_run_alike_knows_better_than_what_was_timed(desk: Desk) -> None:
+    desk.runner.close()  # nothing is trained here
     config = desk.config(settings(desk))
     desk.timed.write({measured.alike(dump(config)): 1.0})
     assert told(desk) == "67 min"
@@ -146,6 +147,7 @@ def test_one_thing_at_a_time_has_a_device(desk: Desk) -> None:
         with desk.runner.held("cuda:7"):
             pass
         assert desk.store.get(job.id).state == "queued"
+        desk.runner.close()  # or it would train now
     desk.store.set_state(job.id, "running")
     with pytest.raises(JobRefused, match="waits is training on this device"):
         measured.time(desk, config)
