@@ -77,12 +77,14 @@ class AfterTab:
 
     def connect(self) -> None:
         """Connect the tab."""
-        asked, told = gr.State(None), gr.State("")
+        asked, told, newest = gr.State(None), gr.State(""), gr.State(None)
+        listed = [self.job, newest]
+        self.listing = {"fn": self.jobs, "inputs": listed, "outputs": listed, **QUIET}
         about = [self.title, self.triggers, told]
         look: dict[str, Any] = {"fn": words.answered(self.look), **QUIET}
         look |= {"inputs": [self.job, told]}
         look |= {"outputs": [self.kept, self.folder, self.chosen, *about]}
-        self.again.click(self.jobs, self.job, self.job, **QUIET).then(**look)
+        self.again.click(**self.listing).then(**look)
         self.job.change(**look)
         self.job.change(words.answered(self.ask), [self.job, asked], [self.prompts, asked], **QUIET)
         self.draw.click(
@@ -106,14 +108,18 @@ class AfterTab:
         )
         self.share.connect()
 
-    def jobs(self, chosen: int | None) -> Any:
-        """Return the jobs that have kept something; the last one is chosen if none is."""
+    def jobs(self, chosen: int | None, newest: int | None) -> Any:
+        """Return the jobs that have kept something, the last one first, and its id.
+
+        The last one is chosen when it is new; then the choice is the user's.
+        """
         found = [job for job in self.desk.store.all() if progress(job).checkpoints]
         found.sort(key=lambda job: -(job.started or 0))
         choices = [(f"{job.name} ({job.state})", job.id) for job in found]
         ids = [job.id for job in found]
-        value = chosen if chosen in ids else next(iter(ids), None)
-        return gr.update(choices=choices, value=value)
+        last = next(iter(ids), None)
+        keeps = chosen in ids and last == newest
+        return gr.update(choices=choices, value=chosen if keeps else last), last
 
     def look(self, id: int | None, told: str) -> Any:
         """Return what a job has kept, where it can be copied to, and what the last one says."""

@@ -44,7 +44,7 @@ def build(desk: Desk) -> gr.Blocks:
         for part in (form, data, model, training, after, files):
             part.connect()
         # What was trained meanwhile is there.
-        shown["After training"].select(after.jobs, after.job, after.job, **QUIET)
+        shown["After training"].select(**after.listing)
         shown["Library"].select(files.look, None, [files.cards, files.base], **QUIET)
         _open(page, desk, form, data, model, after, files)
     return page
@@ -61,6 +61,6 @@ def _open(
 
     page.load(form.opened, None, [*form.inputs, form.said], **QUIET)
     page.load(choices, None, [model.base, data.images], **QUIET)
-    page.load(after.jobs, after.job, after.job, **QUIET)
+    page.load(**after.listing)
     page.load(files.look, None, [files.cards, files.base], **QUIET)
     page.load(lambda mask: model.explain(mask or "wm"), model.mask, model.explained, **QUIET)
